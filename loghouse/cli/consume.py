@@ -7,14 +7,14 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from datetime import datetime
 from typing import Any, BinaryIO
 
 from loghouse.cli import consume_cursor, places
 from loghouse.cli.directory import DirectoryReader, add_option
 from loghouse.cli.options import header, number
-from loghouse.cli.output import CommandError, ExitCode, progress_bar, watch_reader
+from loghouse.cli.output import CommandError, ExitCode, progress_bar, while_read
 from loghouse.cli.record_output import WRITERS, for_terminal
 from loghouse.cli.selection import TEMPLATE_ALLOWED, Template, check, choices_of, pattern, selection_of
 from loghouse.cli.target import add_options, connect_async, contact
@@ -140,33 +140,18 @@ async def _run_to_the_end(args: argparse.Namespace, output: BinaryIO) -> None:
 
 async def _run(args: argparse.Namespace, output: BinaryIO) -> None:
     """Read and write; ends also when nobody reads our stdout any more, even while it waits for records."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    is_read = True
-
-    def stop() -> None:
-        nonlocal is_read
-        is_read = False
-        with suppress(RuntimeError):  # the loop is closed: it was over just now
-            loop.call_soon_threadsafe(task.cancel)
-
-    if args.follow and output is sys.stdout.buffer:
-        watch_reader(stop)
-    try:
-        if args.dir:
-            async with DirectoryReader(args) as directory:
-                await _read(args, directory, output)
-            return
-        async with connect_async(args) as log:
+    if args.dir:
+        async with while_read(output, args.follow), DirectoryReader(args) as directory:
+            await _read(args, directory, output)
+        return
+    async with connect_async(args) as log:
+        if args.cursor is not None:
             await contact(log, args)
-            if args.cursor is not None:
-                await consume_cursor.consume(args, log, output)
-                return
+            await consume_cursor.consume(args, log, output)
+            return
+        async with while_read(output, args.follow):
+            await contact(log, args)
             await _read(args, log, output)
-    except asyncio.CancelledError:
-        if is_read:
-            raise
-        raise BrokenPipeError from None
 
 
 @contextmanager

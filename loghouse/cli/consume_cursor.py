@@ -6,11 +6,13 @@ import argparse
 from contextlib import aclosing
 from typing import BinaryIO
 
-from loghouse.cli.options import number
-from loghouse.cli.output import CommandError, ExitCode
+from loghouse.cli.output import CommandError, ExitCode, while_read
 from loghouse.cli.record_output import WRITERS, for_terminal
 from loghouse.cli.selection import Selection, selection_of
 from loghouse.client import AsyncClient, Batch
+from loghouse.client.consumer_settings import COMMIT_SECONDS, COMMIT_SECONDS_MAX, ConsumerOptions
+from loghouse.config.values import parse_seconds
+from loghouse.errors import OffsetOutOfRangeError
 
 _NOT_WITH = ("last", "until", "reverse", "local", "record_key", "header", "dir")
 
@@ -20,18 +22,34 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cursor",
         metavar="NAME",
-        help="begin where this cursor stands, and move it behind what was written; it is made if it is new",
+        help="begin where this cursor stands, and move it behind what was written; one that is new is made, "
+        "and begins at --from",
     )
     parser.add_argument(
         "--commit-every",
-        type=number("seconds", lowest=0, highest=3600, allowed="0 to 3600"),
-        default=1,
-        metavar="SECONDS",
-        help="with --cursor: how long what was written may wait for its commit (1)",
+        type=_commit_seconds,
+        default=COMMIT_SECONDS,
+        metavar="TIME",
+        help="with --cursor: how long what was written may wait for its commit (1s); 0: not at all",
     )
     parser.add_argument(
         "--wait", action="store_true", help="with --cursor: stand by while another consumer holds it"
     )
+
+
+def _commit_seconds(text: str) -> float:
+    """Read how long a commit may wait.
+
+    Raises:
+        argparse.ArgumentTypeError: It is no time span, or too long a one.
+    """
+    try:
+        parsed = parse_seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+    if parsed > COMMIT_SECONDS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is too long; allowed: 0 to {COMMIT_SECONDS_MAX:g}s")
+    return parsed
 
 
 def check(args: argparse.Namespace) -> None:
@@ -43,25 +61,25 @@ def check(args: argparse.Namespace) -> None:
     for name in _NOT_WITH:
         if getattr(args, name) not in (None, False, []):
             raise CommandError(f"--cursor does not go with --{name.replace('_', '-')}", ExitCode.USAGE)
-    if args.start != "earliest":
-        raise CommandError(
-            "--cursor begins where it stands; to put it elsewhere: loghouse cursor set", ExitCode.USAGE
-        )
     if args.count is not None and args.grep is not None:
         raise CommandError("--cursor takes --count or --grep, not both", ExitCode.USAGE)
 
 
 async def consume(args: argparse.Namespace, log: AsyncClient, output: BinaryIO) -> None:
     """Write records from the cursor on; each is done once it was written and flushed."""
-    async with log.consumer(args.cursor, commit_seconds=args.commit_every) as consumer:
-        position = await consumer.acquire(wait_seconds=None if args.wait else 0)
+    if isinstance(args.start, int):
+        held = await log.bounds()
+        if args.start > held.next_offset:  # before a cursor is made that would stand elsewhere
+            raise OffsetOutOfRangeError(args.start, *held)
+    options: ConsumerOptions = {"from_": args.start, "commit_seconds": args.commit_every}
+    async with log.consumer(args.cursor, **options) as consumer, while_read(output, args.follow or args.wait):
+        position = await consumer.begin(wait_seconds=None if args.wait else 0)
         bounds = await log.bounds()
-        position = max(position, bounds.lowest)  # a cursor that is new begins there
         ends = [] if args.follow else [bounds.next_offset]
         ends += [] if args.count is None else [position + args.count]
         end = min(ends) if ends else None
-        if end is not None and position >= end:
-            return
+        if end is not None and position >= end and position >= bounds.lowest:
+            return  # what was trimmed is an error, though nothing else is there
         left = argparse.Namespace(**{**vars(args), "count": None})  # `end` says it
         selection = selection_of(left, output)
         async with aclosing(consumer.batches()) as batches:

@@ -47,7 +47,13 @@ _CURSOR_STEPS: Final[Mapping[type[Exception], str]] = {
     errors.UnknownCursorError: "`loghouse cursor list` shows those there are",
 }
 
+_CONSUME_STEPS: Final[Mapping[type[Exception], str]] = {
+    errors.CursorHeldError: "--wait stands by until it is free",
+    errors.CursorFencedError: "run it again: it goes on where the cursor stands by then",
+}
+
 _OWN_STEPS: Final = {
+    "consume": _CONSUME_STEPS,
     "cursor": _CURSOR_STEPS,
     "cluster": _CLUSTER_STEPS,
     "log": _LOG_STEPS,
@@ -59,6 +65,7 @@ _EXIT_CODES: Final[Mapping[type[Exception], ExitCode]] = {
     errors.ReloadRefusedError: ExitCode.USAGE,
     errors.UnavailableError: ExitCode.UNAVAILABLE,
     errors.NotLeaderError: ExitCode.UNAVAILABLE,
+    errors.CursorHeldError: ExitCode.UNAVAILABLE,
     errors.OutcomeUnknownError: ExitCode.OUTCOME_UNKNOWN,
     errors.DamageError: ExitCode.DAMAGED,
     errors.EntryError: ExitCode.DAMAGED,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import base64
 import select
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
@@ -36,7 +38,8 @@ EXIT_CODES_TEXT = """exit codes:
   0    done (also when the reader of a pipe has seen enough)
   1    refused or failed
   2    wrong command line, settings or input
-  3    not available now; nothing was done, trying again is safe (cluster status: no leader, or no majority)
+  3    not available now; nothing was done, trying again is safe (cluster status: no leader, or no majority;
+       consume --cursor: another consumer holds it)
   4    outcome unknown: records may or may not have been appended
   5    damage found
   6    it works, and something needs attention (cluster health, doctor)
@@ -133,6 +136,42 @@ def watch_reader(on_gone: Callable[[], None]) -> None:
         on_gone()
 
     threading.Thread(target=wait, name="reader of stdout", daemon=True).start()
+
+
+@asynccontextmanager
+async def while_read(output: BinaryIO, follows: bool) -> AsyncGenerator[None, None]:
+    """Cancel what a block waits for once nobody can read our stdout, and raise BrokenPipeError from it.
+
+    Only the block is cancelled, not what the task does after it: a cursor is to be committed then.
+
+    Args:
+        follows: Whether it may wait for long; otherwise nothing is watched, as with any other output.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    is_inside = is_read = True
+
+    def cancel() -> None:
+        nonlocal is_read
+        if is_inside:
+            is_read = False
+            task.cancel()
+
+    def stop() -> None:
+        with suppress(RuntimeError):  # the loop is closed: it was over just now
+            loop.call_soon_threadsafe(cancel)
+
+    if follows and output is sys.stdout.buffer:
+        watch_reader(stop)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if is_read:
+            raise
+        task.uncancel()
+        raise BrokenPipeError from None
+    finally:
+        is_inside = False
 
 
 def progress_bar(total: int | None, unit: str, description: str, *, is_alone: bool = True) -> tqdm[Any]:

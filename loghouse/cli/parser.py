@@ -22,7 +22,9 @@ loghouse produce --file events.jsonl --format json --codec zstd""",
 loghouse consume --log orders --from 2h                       # the last two hours
 loghouse consume --from 2026-11-23T08:30:00Z --until 2026-11-23T09:00:00Z
 loghouse consume --last 100 --grep 'error|warn' --template '%o %t %k %v'
-loghouse consume --json --follow | jq .value""",
+loghouse consume --json --follow | jq .value
+loghouse consume --cursor billing --count 100                 # the next hundred that nobody has written yet
+loghouse consume --cursor billing --follow --wait             # for ever; a second one takes over""",
     "tail": """\
 loghouse tail --log orders
 loghouse tail -n 50 --offsets --record-key sensor-7""",

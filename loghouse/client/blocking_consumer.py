@@ -183,6 +183,11 @@ class Consumer(_BlockingConsumer[AsyncConsumer]):
         self._check()
         return self._loop.run(self._consumer.acquire(wait_seconds=wait_seconds))
 
+    def begin(self, *, wait_seconds: float | None = None) -> int:
+        """Have the cursor, and return the offset where iterating begins; see `AsyncConsumer.begin`."""
+        self._check()
+        return self._loop.run(self._consumer.begin(wait_seconds=wait_seconds))
+
     def __iter__(self) -> Iterator[Record]:
         """Yield records from the position on, for ever; wait while another one holds the cursor.
 
@@ -221,8 +226,7 @@ class Consumer(_BlockingConsumer[AsyncConsumer]):
         """
         row = self.cursor_name if name is None else name
         place = DatabasePosition(connection, row, paramstyle=paramstyle)
-        self._check()
-        beginning = self._loop.run(self._consumer.find_beginning())
+        beginning = self.begin()
         self._loop.run(self._consumer.go_on_from(place.claim(self._consumer.epoch, beginning)))
         for batch in self.batches():
             place.handle(handler, batch, self._consumer.epoch)

@@ -44,7 +44,7 @@ class ConsumerBase(ABC, Generic[_Answer, _Batch, _Record]):
     async def __aenter__(self) -> Self:
         self._place.check()
         self._loop = asyncio.get_running_loop()
-        await self._begin()
+        await self._enter()
         self._is_open = True
         return self
 
@@ -198,7 +198,7 @@ class ConsumerBase(ABC, Generic[_Answer, _Batch, _Record]):
 
     # --- what it works with -----------------------------------------------------------------
 
-    async def _begin(self) -> None:
+    async def _enter(self) -> None:
         """Begin the work that does not wait for the first iteration."""
 
     @property

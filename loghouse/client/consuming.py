@@ -51,6 +51,22 @@ class AsyncConsumer(ConsumerBase[Iterator[Batch], Batch, Record]):
         self._check()
         return (await self._keeper.acquire(wait_seconds)).position
 
+    async def begin(self, *, wait_seconds: float | None = None) -> int:
+        """Have the cursor, and return the offset where iterating begins; it does that by itself.
+
+        Of a cursor that is new, `from_` is found now, and committed. That the records there have been trimmed
+        is an error of iterating.
+
+        Args:
+            wait_seconds: As of `acquire`.
+
+        Raises:
+            CursorHeldError: Another one holds it still.
+            OffsetOutOfRangeError: The cursor, or `from_`, is beyond the log's end.
+        """
+        await self.acquire(wait_seconds=wait_seconds)
+        return await self._work.beginning()
+
     async def answers(self) -> AsyncGenerator[Iterator[Batch], None]:
         """Yield the batches of one answer at a time, decoded only as they are taken."""
         iteration = self._iterate_anew()
@@ -152,17 +168,12 @@ class AsyncConsumer(ConsumerBase[Iterator[Batch], Batch, Record]):
         place = DatabasePosition(
             connection, self.cursor_name if name is None else name, paramstyle=paramstyle
         )
-        beginning = await self.find_beginning()
+        beginning = await self.begin()
         await self.go_on_from(place.claim(self.epoch, beginning))
         async with aclosing(self.batches()) as batches:
             async for batch in batches:
                 place.handle(handler, batch, self.epoch)
                 self.done(batch)
-
-    async def find_beginning(self) -> int:
-        """Have the cursor, and return where iterating would begin."""
-        self._check()
-        return await self._work.beginning()
 
     async def go_on_from(self, position: int) -> None:
         """Take everything before a position as done, and iterate from there."""

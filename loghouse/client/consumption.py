@@ -116,6 +116,7 @@ class Consumption:
             position = await self._find(self._settings.from_)
             self.keeper.done(position)
             await self.keeper.commit()
+            self.keeper.is_new = False  # asked again, "latest" would be another place
             return position
         try:
             bounds = await self._log.bounds(timeout_seconds=CHECK_SECONDS)
@@ -129,9 +130,11 @@ class Consumption:
         seconds = self._settings.timeout_seconds
         if isinstance(start, datetime):
             return await self._log.find_offset(start, timeout_seconds=seconds)
-        if isinstance(start, int):
-            return start
         bounds = await self._log.bounds(timeout_seconds=seconds)
+        if isinstance(start, int):
+            if start > bounds.next_offset:
+                raise OffsetOutOfRangeError(start, *bounds)
+            return start
         return bounds.lowest if start == "earliest" else bounds.next_offset
 
     async def _read_from(self, position: int) -> AsyncGenerator[Iterator[Batch], None]:

@@ -55,7 +55,7 @@ class AsyncGroupConsumer(ConsumerBase[GroupAnswer, GroupBatch, GroupRecord]):
         self._membership = membership
         super().__init__(name, holder, place)
 
-    async def _begin(self) -> None:
+    async def _enter(self) -> None:
         await self._membership.start()
 
     # --- what there is to do ----------------------------------------------------------------

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 from loghouse.cli import bench, consume, demo, produce
+from loghouse.cli import output as output_module
 from loghouse.cli.output import CommandError, ExitCode
 from loghouse.client.records import NewRecord
 from loghouse.errors import OutcomeUnknownError, UnavailableError
@@ -236,7 +237,7 @@ class EndTests(BarCase):
                     await asyncio.sleep(3600.0)
                 return 5, 5
 
-        self.patch(consume, "watch_reader", watch)
+        self.patch(output_module, "watch_reader", watch)
         self.patch(consume, "connect_async", lambda args: Log())
         args = SimpleNamespace(dir=None, follow=follow, start=0, count=None, timeout=1.0, **SELECTION)
         loop = ClockLoop()

@@ -14,8 +14,11 @@ from loghouse.api.v1.log_pb2 import Header, Record
 from loghouse.cli import consume
 from loghouse.errors import OutcomeUnknownError, PermissionDeniedError, UnavailableError
 from loghouse.protocol.compression import compress, decompress
+from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder
 from loghouse.protocol.entry import Codec, EntryKind
+from loghouse.testing.process import wait_until
 from tests.cli.support import NodeCase
+from tests.fakes.cursors import carry_out
 from tests.fakes.node import BROKEN
 from tests.fakes.served import reactor_thread
 from tests.processes import in_children
@@ -368,9 +371,102 @@ class ConsumeCursorTests(RecordsCase):
             code, _, err = self.consume(*option)
             self.assertEqual(code, 2)
             self.assertIn(f"--cursor does not go with {option[0]}", err)
-        code, _, err = self.consume("--from", "1")
-        self.assertEqual(code, 2)
-        self.assertIn("loghouse cursor set", err)
         code, _, err = self.run_command("consume", "--wait", *self.target)
         self.assertEqual(code, 2)
         self.assertIn("--wait goes with --cursor", err)
+
+    def order(self, operation, **fields):
+        order = CursorOrder(operation=operation, name="billing", subject="root", **fields)
+        reactor_thread().call(partial(carry_out, self.cluster, order))
+
+    def position(self):
+        return self.cluster.state.cursors.by_name["billing"].position
+
+    def is_free(self):
+        return not self.cluster.state.cursors.by_name["billing"].holder
+
+    def test_new_cursor(self):
+        """--from says where a cursor begins that is new; one that is there goes on where it stands."""
+        self.assertEqual(self.consume("--from", "1", "--count", "1"), (0, "b\n", ""))
+        self.assertEqual(self.consume("--from", "0"), (0, "c\n", ""))
+        code, out, err = self.run_command("consume", "--cursor", "late", "--from", "9", *self.target)
+        self.assertEqual((code, out), (1, ""))
+        self.assertIn("offset 9 is out of range", err)
+        self.assertEqual(
+            self.run_command("consume", "--cursor", "late", "--from", "latest", *self.target), (0, "", "")
+        )
+        self.assertEqual(self.cluster.state.cursors.by_name["late"].position, 3)
+
+    def test_trimmed(self):
+        """Records that were trimmed unwritten are an error, also when nothing else is there."""
+        self.order(CursorOperation.SET, position=1)
+        for lowest in (2, 3):
+            reactor_thread().call(partial(self.cluster.forget, lowest))
+            code, out, err = self.consume()
+            self.assertEqual((code, out), (1, ""))
+            self.assertIn(f"stands at 1, but the log begins at {lowest}", err)
+            self.assertIn(f"loghouse cursor set 'billing' --position {lowest}", err)
+            self.assertEqual(self.position(), 1)
+
+    def test_held(self):
+        """A cursor that is held is exit code 3: it says who has it, for how long, and what to do."""
+        self.order(CursorOperation.ACQUIRE, holder="host:7", lease_milliseconds=5000)
+        code, out, err = self.consume()
+        self.assertEqual((code, out), (3, ""))
+        self.assertIn("held by 'host:7', whose lease has 5 s left", err)
+        self.assertIn("--wait stands by", err)
+        self.assertFalse(self.is_free())
+
+    def test_time_spans(self):
+        """--commit-every takes time spans, and says what is allowed."""
+        self.assertEqual(self.consume("--commit-every", "500ms", "--count", "1"), (0, "a\n", ""))
+        self.assertEqual(self.consume("--commit-every", "0", "--count", "1"), (0, "b\n", ""))
+        for text in ("soon", "2h", "-1"):
+            code, _, err = self.consume(f"--commit-every={text}")
+            self.assertEqual(code, 2)
+            self.assertIn("allowed", err)
+
+    def start_here(self, *arguments):
+        process = self.start("consume", "--cursor", "billing", "--follow", "--commit-every", "1h", *arguments)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    @in_children
+    def test_interrupted(self):
+        """Ctrl-C commits what was written, lets others have the cursor at once, and ends quietly with 130."""
+        process = self.start_here()
+        self.assertEqual([process.stdout.readline() for _ in range(3)], [b"a\n", b"b\n", b"c\n"])
+        self.add(Record(value=b"later"))
+        self.assertEqual(process.stdout.readline(), b"later\n")
+        self.assertEqual((self.position(), self.is_free()), (0, False))  # in an hour
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, err), (130, b""))
+        self.assertEqual((self.position(), self.is_free()), (4, True))
+
+    @in_children
+    def test_closed_pipe(self):
+        """A reader that went away ends it with 0: only what it was given is committed."""
+        process = self.start_here()
+        self.assertEqual([process.stdout.readline() for _ in range(3)], [b"a\n", b"b\n", b"c\n"])
+        process.stdout.close()
+        for _ in range(3):
+            self.add(*[Record(value=b"x" * 1000)] * 200)
+        code, err = process.wait(timeout=60), process.stderr.read()
+        self.assertEqual((code, err), (0, b""))
+        process.stdin.close()
+        process.stderr.close()
+        self.assertTrue(self.is_free())
+        self.assertEqual(self.position(), 3)  # what came later was written to nobody
+
+    @in_children
+    def test_wait(self):
+        """--wait stands by while another one holds the cursor, and goes on where that one stood."""
+        self.order(CursorOperation.ACQUIRE, holder="host:7", lease_milliseconds=5000)
+        process = self.start_here("--wait", "--count", "1")
+        wait_until(lambda: self.cluster.waits.of("billing"), "somebody who stands by")
+        self.order(CursorOperation.SET, position=2)  # and its holder is fenced: it is free
+        out, err = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, out, err), (0, b"c\n", b""))
+        self.assertEqual((self.position(), self.is_free()), (3, True))

@@ -58,7 +58,7 @@ class ConsumerTests(BlockingConsumerCase):
                 self.assertEqual((consumer.position, consumer.is_active, consumer.lag()), (2, True, 1))
             self.assertEqual((log.cursors().get("billing").position, consumer.committed), (2, 2))
             with log.consumer("billing") as consumer:
-                self.assertEqual(consumer.acquire(), 2)
+                self.assertEqual((consumer.acquire(), consumer.begin()), (2, 2))
                 batch = next(consumer.batches())
                 self.assertEqual(list(batch.values()), [b"c"])
                 consumer.done()

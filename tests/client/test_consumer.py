@@ -174,6 +174,43 @@ class HolderTests(ConsumerCase):
         async with self.log.consumer("billing") as consumer:
             await self.raises(OffsetOutOfRangeError, self.take(consumer, 1))
 
+    @asynchronous
+    async def test_begin(self):
+        """Where a new cursor begins is found once, and committed; beyond the log's end it cannot be."""
+        await self.begin()
+        async with self.log.consumer("billing", from_=9) as consumer:
+            await self.raises(OffsetOutOfRangeError, consumer.begin())
+        self.assertEqual((await self.cursor()).position, 0)
+        self.cluster_.forget(3)
+        async with self.log.consumer("late", from_="latest") as consumer:
+            self.assertEqual((await consumer.begin(), await consumer.begin()), (3, 3))
+            self.assertEqual((await self.cursor("late")).position, 3)
+            await self.log.append(b"d")
+            self.assertEqual(await self.take(consumer, 1), [(3, b"d")])
+        async with self.log.consumer("late", holder="other") as consumer:
+            self.assertEqual(await consumer.begin(wait_seconds=0), 3)
+            async with self.log.consumer("late") as second:
+                await self.raises(CursorHeldError, second.begin(wait_seconds=0))
+
+    @asynchronous
+    async def test_latest_of_nothing(self):
+        """The end of an empty log is its beginning, also when records come before the first one is taken."""
+        self.cluster_, self.log = await self.connected()
+        async with self.log.consumer("billing", from_="latest") as consumer:
+            self.assertEqual(await consumer.begin(), 0)
+            await self.log.append(b"a")
+            self.assertEqual(await self.take(consumer, 1), [(0, b"a")])
+
+    @asynchronous
+    async def test_trimmed_to_the_end(self):
+        """What was trimmed is told at once, also when the log holds nothing that could be read instead."""
+        await self.begin()
+        await self.log.cursors().set("billing", 1)
+        self.cluster_.forget(3)
+        async with self.log.consumer("billing") as consumer:
+            error = await self.raises(CursorTrimmedError, self.take(consumer, 1))
+            self.assertEqual((error.position, error.lowest), (1, 3))
+
 
 class UseTests(ConsumerCase):
     """What cannot be meant, and how a consumer ends."""

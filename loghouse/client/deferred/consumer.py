@@ -58,6 +58,10 @@ class DeferredConsumer:
         """Have the cursor, and return its position; see `AsyncConsumer.acquire`."""
         return self._run(self._inner.acquire(wait_seconds=wait_seconds), is_endless=True)
 
+    def begin(self, *, wait_seconds: float | None = None) -> Deferred[int]:
+        """Have the cursor, and return the offset where iterating begins; see `AsyncConsumer.begin`."""
+        return self._run(self._inner.begin(wait_seconds=wait_seconds), is_endless=True)
+
     async def __aiter__(self) -> AsyncGenerator[Record, None]:
         async with aclosing(self._taken(self._inner.records_in)) as records:
             async for record in records:
