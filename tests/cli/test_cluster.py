@@ -260,7 +260,7 @@ class ChangeTests(ClusterCase):
         )
         for error, exit_code, next_step in rows:
             self.node.faults["Remove"] = [error] * 100
-            code, out, err = self.run_cluster("remove", "n3", "--timeout", "0.3s")
+            code, out, err = self.run_cluster("remove", "n3", "--timeout", "2s")
             self.assertEqual((code, out), (exit_code, ""), error)
             self.assertIn(str(error), err)
             self.assertIn(next_step, err)

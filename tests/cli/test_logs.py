@@ -205,7 +205,7 @@ class StrayTests(NodeCase):
         self.assertRegex(self.strays()[0], "^n1 did not tell: away, just started, or of a version")
         self.assertEqual(json.loads(self.strays("--json")[0]), {"strays": [], "not_known_of": ["n1"]})
         self.node.faults["Status"] = [errors.UnavailableError("stopping")] * 100
-        out, err = self.strays("--timeout", "0.3s")
+        out, err = self.strays("--timeout", "2s")
         self.assertIn("stopping", err)
         self.assertIn("n1 did not tell", out)
 
