@@ -21,9 +21,10 @@ def _missing():
 
 
 NO_BROWSER = SKIP or _missing()
-# What a user agent says of a page that it could not ask: the node was killed on purpose.
+# What a user agent says of an answer of a node without a leader: on a laden machine that may be at any time.
+NOT_NOW = "status of 503"
+# What it says of a page that it could not ask: the node was killed on purpose.
 LOST = (
-    "status of 503",
     "ERR_CONNECTION_REFUSED",
     "ERR_INCOMPLETE_CHUNKED",
     "ERR_CONNECTION_RESET",
