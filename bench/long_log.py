@@ -94,34 +94,38 @@ def forget_pages(side: Side) -> None:
             os.close(descriptor)
 
 
+def spin() -> None:
+    """Keep a processor busy, and nothing else: what any other process on this machine costs."""
+    while True:
+        pass
+
+
 def bench_reader(table: Table, options: argparse.Namespace, long: Side) -> None:
-    """Turns of appends while the reader reads, and while it stands still."""
-    reader = multiprocessing.get_context("fork").Process(
-        target=read_forever, args=(long, options.gib * GIB // 2), daemon=True
-    )
-    reader.start()
-    assert reader.pid is not None
+    """Turns of appends alone, beside the reader, and beside a process that only spins."""
+    fork = multiprocessing.get_context("fork")
+    reader = fork.Process(target=read_forever, args=(long, options.gib * GIB // 2), daemon=True)
+    spinner = fork.Process(target=spin, daemon=True)
+    others = {"nobody": None, "reader": reader, "spinner": spinner}
+    for process in (reader, spinner):
+        process.start()
     try:
         for size, window, count in SHAPES:
-            found: dict[bool, list[float]] = {False: [], True: []}
-            for number in range(2 * options.rounds):
-                is_read = bool(number % 2)
-                os.kill(reader.pid, signal.SIGCONT if is_read else signal.SIGSTOP)
-                if is_read:
-                    forget_pages(long)
-                long.begin()
-                long.take_turn(size, window, count)
-                found[is_read].append(long.p99[0])
-            more = ratios(found[True], found[False])
-            table.add(
-                f"{size // KIB} KiB x {window}, a reader far behind: p99, ratio",
-                median(more),
-                "",
-                bar=1.5,
-                at_most=True,
-            )
+            p99: dict[str, list[float]] = {name: [] for name in others}
+            for _ in range(options.rounds):
+                for name, other in others.items():
+                    for process in (reader, spinner):
+                        os.kill(process.pid or 0, signal.SIGCONT if process is other else signal.SIGSTOP)
+                    if other is reader:
+                        forget_pages(long)
+                    long.begin()
+                    long.take_turn(size, window, count)
+                    p99[name].append(long.p99[0])
+            name = f"{size // KIB} KiB x {window}, beside a reader far behind: p99, ratio"
+            table.add(name, median(ratios(p99["reader"], p99["nobody"])), "", bar=1.5, at_most=True)
+            table.add("  beside a process that only spins", median(ratios(p99["spinner"], p99["nobody"])), "")
     finally:
-        reader.kill()
+        for process in (reader, spinner):
+            process.kill()
 
 
 def main() -> None:
