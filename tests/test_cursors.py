@@ -344,7 +344,22 @@ class WatchTests(CursorCase):
         self.result(self.place, self.append(self.leader, epoch, 1))
         self.assertIsNone(self.watched().lag)
         self.done(self.leader, ADVANCE, epoch=epoch, position=2)
-        self.assertEqual(self.watched().lag, 0)
+        self.assertIsNone(self.watched().lag)
+
+    def test_told_lag(self):
+        """Whoever asks is told the lag that is watched, whichever node is asked; of a pipeline none."""
+        epoch = self.done(self.leader, ACQUIRE).epoch
+        for lag in (1, 2):
+            self.result(self.place, self.leader.propose())
+            self.assertEqual(self.watched().lag, lag)
+            self.assertEqual(self.done(self.other, GET).known_lag, lag)
+            [listed] = self.result(self.place, self.ask(self.leader, LIST, "")).cursors
+            self.assertEqual(listed.known_lag, lag)
+        self.done(self.leader, ADVANCE, epoch=epoch, position=2)
+        self.assertEqual(self.done(self.leader, GET).known_lag, 0)
+        self.result(self.place, self.append(self.leader, epoch, 3))
+        for operation in (GET, RENEW):
+            self.assertIsNone(self.done(self.other, operation, epoch=epoch).known_lag)
 
 
 class BatchTests(CursorCase):
@@ -443,6 +458,7 @@ class CommittedTests(SynchronousTestCase):
         raft.configuration = Configuration().with_member("n1", bytes(16), MemberRole.VOTER)
         driver = self.driver = SimpleNamespace(
             raft=raft,
+            readable_offset=6,  # what the cursor stands behind is on its way, too
             read_barrier=lambda done, failed: self.barriers.append((done, failed)),
             when_readable=lambda index, done, failed: self.waits.append((index, done)),
         )
@@ -455,13 +471,16 @@ class CommittedTests(SynchronousTestCase):
         done(index)
 
     def test_waits(self):
-        """What was seen is told once it is committed, and not before."""
+        """What was seen is told once it is committed, and not before; so is the lag."""
         self.confirm(8)
         self.assertEqual(self.told, [])
         ((index, readable),) = self.waits
         self.assertEqual(index, 9)
+        self.driver.readable_offset = 9
         readable(index)
-        self.assertEqual([page.cursors[0].position for page in self.told], [7])
+        self.assertEqual(
+            [(page.cursors[0].position, page.cursors[0].known_lag) for page in self.told], [(7, 2)]
+        )
 
     def test_asks_once(self):
         """Until then nobody is asked again: a lone node is answered at once, and would do nothing else."""

@@ -99,4 +99,5 @@ def as_message(cursor: DescribedCursor) -> log_pb2.Cursor:
         lease_milliseconds=cursor.lease_milliseconds,
         left_milliseconds=cursor.left_milliseconds,
         waiting_count=cursor.waiting_count,
+        lag=cursor.known_lag,
     )

@@ -12,7 +12,6 @@ from loghouse.cli.output import CommandError, ExitCode, write_json, write_result
 from loghouse.cli.target import add_action, connect
 from loghouse.client import Cursor
 from loghouse.limits import UINT64_MAX
-from loghouse.protocol.cursors import lag_of
 
 
 def add_parser(commands: Any) -> None:
@@ -47,30 +46,27 @@ def run_list(args: argparse.Namespace) -> None:
     """List the cursors."""
     with connect(args) as log:
         cursors = log.cursors().list()
-        next_offset = log.bounds().next_offset
     if args.json:
-        write_json({"cursors": [as_json(cursor, next_offset) for cursor in cursors]})
+        write_json({"cursors": [as_json(cursor) for cursor in cursors]})
     else:
-        show(cursors, next_offset)
+        show(cursors)
 
 
 def run_get(args: argparse.Namespace) -> None:
     """Show one cursor."""
     with connect(args) as log:
         cursor = log.cursors().get(args.name)
-        next_offset = log.bounds().next_offset
     if args.json:
-        write_json(as_json(cursor, next_offset))
+        write_json(as_json(cursor))
     else:
-        show([cursor], next_offset)
+        show([cursor])
 
 
 def run_set(args: argparse.Namespace) -> None:
     """Put a cursor somewhere."""
     with connect(args) as log:
         cursor = log.cursors().set(args.name, args.position)
-        next_offset = log.bounds().next_offset
-    write_result(args, as_json(cursor, next_offset), f"cursor {cursor.name} stands at {cursor.position}")
+    write_result(args, as_json(cursor), f"cursor {cursor.name} stands at {cursor.position}")
 
 
 def run_delete(args: argparse.Namespace) -> None:
@@ -85,24 +81,22 @@ def run_delete(args: argparse.Namespace) -> None:
     write_result(args, {"deleted": args.name}, f"cursor {args.name} is deleted")
 
 
-def show(cursors: Sequence[Cursor], next_offset: int) -> None:
-    """Print cursors of a log that ends before an offset."""
-    rows = []
-    for cursor in cursors:
-        lag = lag_of(cursor.position, next_offset)
-        rows.append(
-            [
-                cursor.name,
-                str(cursor.position),
-                "-" if lag is None else str(lag),
-                cursor.holder or "nobody",
-                f"{cursor.left_seconds:.1f}s" if cursor.left_seconds else "-",
-                cursor.subject,
-            ]
-        )
+def show(cursors: Sequence[Cursor]) -> None:
+    """Print cursors."""
+    rows = [
+        [
+            cursor.name,
+            str(cursor.position),
+            "-" if cursor.lag is None else str(cursor.lag),
+            cursor.holder or "nobody",
+            f"{cursor.left_seconds:.1f}s" if cursor.left_seconds else "-",
+            cursor.subject,
+        ]
+        for cursor in cursors
+    ]
     write_table(["CURSOR", "POSITION", "LAG", "HOLDER", "LEASE", "OWNER"], rows)
 
 
-def as_json(cursor: Cursor, next_offset: int) -> Mapping[str, Any]:
+def as_json(cursor: Cursor) -> Mapping[str, Any]:
     """Return a cursor as scripts read it."""
-    return {**cursor._asdict(), "lag": lag_of(cursor.position, next_offset)}
+    return cursor._asdict()

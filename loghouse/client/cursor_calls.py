@@ -6,7 +6,13 @@ from typing import Any
 
 from loghouse.api.v1 import log_pb2
 from loghouse.client.channels import LogId
-from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder, CursorPage, DescribedCursor
+from loghouse.protocol.cursor_messages import (
+    NO_LAG,
+    CursorOperation,
+    CursorOrder,
+    CursorPage,
+    DescribedCursor,
+)
 
 
 def cursor_request(order: CursorOrder, log: LogId) -> tuple[str, Any]:
@@ -54,4 +60,5 @@ def _described(cursor: log_pb2.Cursor) -> DescribedCursor:
         lease_milliseconds=cursor.lease_milliseconds,
         left_milliseconds=cursor.left_milliseconds,
         waiting_count=cursor.waiting_count,
+        lag=cursor.lag if cursor.HasField("lag") else NO_LAG,
     )

@@ -33,7 +33,8 @@ class Cursor(NamedTuple):
     `position` is the next one to do: an offset, or what its user counts. Whoever holds it moves it by its
     `epoch`. `left_seconds` is what is left of the holder's lease; 0: others may acquire it. `subject` is who
     made it. `waiting_count` holders were refused it within the last seconds; `waiting` has their names, but
-    not in a list of cursors.
+    not in a list of cursors. `lag` is how many records of its log it is behind; None: it counts something
+    else, because it moved with records of the log (a pipeline's, an importer's) or is behind the log's end.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Cursor(NamedTuple):
     left_seconds: float
     waiting_count: int = 0
     waiting: tuple[str, ...] = ()
+    lag: int | None = None
 
 
 class Advance(NamedTuple):
@@ -239,6 +241,7 @@ def cursor_of(described: DescribedCursor, waiting: tuple[str, ...] = ()) -> Curs
         left_seconds=described.left_milliseconds / 1000,
         waiting_count=described.waiting_count,
         waiting=waiting,
+        lag=described.known_lag,
     )
 
 

@@ -22,6 +22,7 @@ from loghouse.limits import (
     LEASE_SECONDS_MIN,
     PRODUCE_SIZE_MAX,
     SUBJECT_SIZE_MAX,
+    UINT64_MAX,
     WAITING_PER_CURSOR_MAX,
 )
 from loghouse.protocol.client_messages import REPLIES as PLAIN_REPLIES
@@ -95,6 +96,8 @@ class CursorOrder:
 CHANGES: Final = frozenset(int(action) for action in CursorAction)
 """The operations that write an entry."""
 OPERATIONS: Final = frozenset(int(operation) for operation in CursorOperation)
+NO_LAG: Final = UINT64_MAX
+"""The lag of a cursor whose position counts something else than the records of its log."""
 LEASE_MILLISECONDS: Final = range(int(LEASE_SECONDS_MIN * 1000), int(LEASE_SECONDS_MAX * 1000) + 1)
 
 
@@ -121,7 +124,8 @@ class DescribedCursor:
     """A cursor as its log's leader tells of it.
 
     `left_milliseconds` is how much of its lease is left: 0 when nobody holds it, or the holder was not heard.
-    `waiting_count` is how many were refused it within the last WAIT_SECONDS.
+    `waiting_count` is how many were refused it within the last WAIT_SECONDS. `lag` is that of
+    `CursorState.lag`, or NO_LAG.
     """
 
     name: ShortText
@@ -132,6 +136,12 @@ class DescribedCursor:
     lease_milliseconds: U32 = 0
     left_milliseconds: U32 = 0
     waiting_count: U16 = 0
+    lag: U64 = NO_LAG
+
+    @property
+    def known_lag(self) -> int | None:
+        """How many records of its log it is behind; None when it counts something else."""
+        return None if self.lag == NO_LAG else self.lag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,8 +80,9 @@ class CursorState:
         holder: Who acquired it; empty: nobody holds it.
         subject: Who made it; its owner as long as it is there.
         lease_milliseconds: How long its holder may be silent; 0 without a holder.
-        batch_index, batch_offset, batch_count: The records that came with the last advance: their entry,
-            the first one's offset, and how many they are; 0, 0, 0 when it came without any.
+        batch_index: The entry of the last records that moved it; 0: none ever did.
+        batch_offset, batch_count: The first one's offset, and how many they are; 0, 0 once it was moved,
+            acquired or let go since: then no second try of theirs is answered any more.
     """
 
     name: str
@@ -97,17 +98,12 @@ class CursorState:
     def lag(self, next_offset: int) -> int | None:
         """Return how far it is behind the end of its log, in records; None when it counts something else.
 
-        What moved with records of this log last was where their maker stood, in a source of its own.
+        What ever moved with records of this log is where their maker stands, in a source of its own. What is
+        behind all records is an offset of something else, too.
         """
-        return None if self.batch_count else lag_of(self.position, next_offset)
-
-
-def lag_of(position: int, next_offset: int) -> int | None:
-    """Return how many records a log that ends before `next_offset` has from a position on.
-
-    None: the position is behind all of them, so it counts something else.
-    """
-    return next_offset - position if position <= next_offset else None
+        if self.batch_index or self.position > next_offset:
+            return None
+        return next_offset - self.position
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +217,7 @@ class Cursors:
             holder=holder,
             subject=cursor.subject,
             lease_milliseconds=lease,
+            batch_index=cursor.batch_index,
         )
 
     def take_records(self, index: int, term: int, base_offset: int, record_count: int) -> None:

@@ -22,6 +22,7 @@ from loghouse.errors import (
 from loghouse.limits import CURSORS_PER_PAGE_MAX
 from loghouse.protocol.cursor_messages import (
     CHANGES,
+    NO_LAG,
     CursorOperation,
     CursorOrder,
     CursorPage,
@@ -122,13 +123,13 @@ class LedCursors:
             check_order(order)
             match order.operation:
                 case operation if operation in CHANGES:
-                    self._change(raft, order, done, failed)
+                    self._change(driver, order, done, failed)
                 case CursorOperation.RENEW:
                     cursor = _find(raft, order.name)
                     if cursor.epoch != order.epoch:
                         raise CursorFencedError(order.epoch, cursor.epoch, order.name)
                     self._leases.renew(cursor)
-                    done(self._page_of(cursor))
+                    done(self._page_of(driver, cursor))
                 case CursorOperation.GET | CursorOperation.LIST:
                     self._read(driver, order, done, failed)
                 case operation:
@@ -138,8 +139,8 @@ class LedCursors:
 
     # --- changes --------------------------------------------------------------------------
 
-    def _change(self, raft: Raft, order: CursorOrder, done: OnDone, failed: OnFailed) -> None:
-        change = order.change
+    def _change(self, driver: RaftDriver, order: CursorOrder, done: OnDone, failed: OnFailed) -> None:
+        raft, change = driver.raft, order.change
         check_cursor_change(change)
         before = raft.cursors.by_name.get(order.name)
         if before is not None:
@@ -147,7 +148,7 @@ class LedCursors:
         written: list[CursorState | None] = []
 
         def appended(result: Appended) -> None:
-            done(self._page_of(written[0] if written else raft.cursors.by_name.get(order.name)))
+            done(self._page_of(driver, written[0] if written else raft.cursors.by_name.get(order.name)))
 
         payload = encode_cursor_change(change)
         self._replica.propose(
@@ -182,7 +183,7 @@ class LedCursors:
     def _read(self, driver: RaftDriver, order: CursorOrder, done: OnDone, failed: OnFailed) -> None:
         """Tell what is in the log now, once that is committed and this node is known to lead still."""
         raft = driver.raft
-        found = self._look(raft, order)
+        found, following = _look(raft, order)
         term, last_index = raft.term, raft.cursors.last_index
 
         def confirmed(index: int) -> None:
@@ -192,29 +193,23 @@ class LedCursors:
                 # What was looked at is on its way to a majority. Not by asking until it is there: a lone
                 # node has its answer at once, and would never come to hear of its disk.
                 driver.when_readable(last_index, confirmed, failed)
-            elif isinstance(found, CursorPage):
-                done(found)
+            elif order.operation == CursorOperation.LIST:
+                # The lag is counted only here: what a cursor stands behind is readable by now.
+                done(CursorPage(cursors=tuple(self._described(driver, one) for one in found), next=following))
+            elif found:
+                done(self._page_of(driver, found[0]))
             else:
-                failed(found)
+                failed(UnknownCursorError(order.name))
 
         driver.read_barrier(confirmed, failed)
 
-    def _look(self, raft: Raft, order: CursorOrder) -> CursorPage | UnknownCursorError:
-        by_name = raft.cursors.by_name
-        if order.operation == CursorOperation.GET:
-            cursor = by_name.get(order.name)
-            return self._page_of(cursor) if cursor is not None else UnknownCursorError(order.name)
-        count_max = min(order.count_max or CURSORS_PER_PAGE_MAX, CURSORS_PER_PAGE_MAX)
-        names = sorted(name for name in by_name if name > order.name)
-        page = tuple(self._described(by_name[name]) for name in names[:count_max])
-        return CursorPage(cursors=page, next=names[count_max - 1] if len(names) > count_max else "")
-
-    def _page_of(self, cursor: CursorState | None) -> CursorPage:
+    def _page_of(self, driver: RaftDriver, cursor: CursorState | None) -> CursorPage:
         if cursor is None:
             return CursorPage()
-        return CursorPage(cursors=(self._described(cursor),), waiting=self._waits.of(cursor.name))
+        return CursorPage(cursors=(self._described(driver, cursor),), waiting=self._waits.of(cursor.name))
 
-    def _described(self, cursor: CursorState) -> DescribedCursor:
+    def _described(self, driver: RaftDriver, cursor: CursorState) -> DescribedCursor:
+        lag = cursor.lag(driver.readable_offset)
         return DescribedCursor(
             name=cursor.name,
             position=cursor.position,
@@ -224,7 +219,19 @@ class LedCursors:
             lease_milliseconds=cursor.lease_milliseconds,
             left_milliseconds=self._leases.left_milliseconds(cursor),
             waiting_count=self._waits.count(cursor.name),
+            lag=NO_LAG if lag is None else lag,
         )
+
+
+def _look(raft: Raft, order: CursorOrder) -> tuple[list[CursorState], str]:
+    """Return the cursors that are asked for, and the name to go on behind, or ""."""
+    by_name = raft.cursors.by_name
+    if order.operation == CursorOperation.GET:
+        return [by_name[order.name]] if order.name in by_name else [], ""
+    count_max = min(order.count_max or CURSORS_PER_PAGE_MAX, CURSORS_PER_PAGE_MAX)
+    names = sorted(name for name in by_name if name > order.name)
+    following = names[count_max - 1] if len(names) > count_max else ""
+    return [by_name[name] for name in names[:count_max]], following
 
 
 def _leading(driver: RaftDriver) -> Raft:

@@ -31,7 +31,10 @@ MARK: Final = b"from "
 
 
 class CursorStanding(NamedTuple):
-    """A cursor after some entry. `batch`: index, offset and count of the records of its last advance."""
+    """A cursor after some entry. `batch`: index, offset and count of the last records that moved it.
+
+    The index stays when it moves without any, or has another holder; offset and count do not.
+    """
 
     position: int
     epoch: int
@@ -109,12 +112,15 @@ class CursorBooks:
         change = decode_cursor_change(bytes(entry.payload))
         name, before = change.name, self.now(change.name)
         position = before.position if before is not None else 0
+        batch = (before.batch[0] if before is not None else 0), 0, 0
         match change.action:
             case CursorAction.ACQUIRE:
                 lease = change.lease_milliseconds
-                self._put(entry.index, name, CursorStanding(position, entry.index, change.holder, lease))
+                self._put(
+                    entry.index, name, CursorStanding(position, entry.index, change.holder, lease, batch)
+                )
             case CursorAction.SET:
-                self._put(entry.index, name, CursorStanding(change.position, entry.index))
+                self._put(entry.index, name, CursorStanding(change.position, entry.index, batch=batch))
             case _ if before is None:
                 self._wrong("cursor-fenced", f"entry {entry.index}: {change} of a cursor that is not there")
             case CursorAction.DELETE:
@@ -122,7 +128,7 @@ class CursorBooks:
             case _ if change.epoch != before.epoch:
                 self._wrong("cursor-fenced", f"entry {entry.index}: {change} of {before}")
             case CursorAction.RELEASE:
-                self._put(entry.index, name, CursorStanding(position, entry.index))
+                self._put(entry.index, name, CursorStanding(position, entry.index, batch=batch))
             case _:
                 self._advance(entry, change, before)
 
@@ -133,7 +139,7 @@ class CursorBooks:
         elif with_records:
             self._awaited[entry.index] = change
         else:
-            moved = before._replace(position=change.position, batch=(0, 0, 0))
+            moved = before._replace(position=change.position, batch=(before.batch[0], 0, 0))
             self._put(entry.index, change.name, moved)
 
     def _wrong(self, rule: str, text: str) -> None:

@@ -53,6 +53,7 @@ class CallTests(CursorsCase):
             subject="root",
             lease_milliseconds=3000,
             left_milliseconds=3000,
+            lag=0,
         )
         self.assertEqual(taken, found)
         named = {"name": "billing", "epoch": taken.epoch}

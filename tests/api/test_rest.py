@@ -20,6 +20,7 @@ from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder
 from loghouse.runtime.bridge import to_asyncio
 from tests.api.rest import RestCase
 from tests.api.schemas import schema_problems
+from tests.fakes.cursors import move_with_records
 from tests.fakes.node import FIRST_TIMESTAMP, HANG, FakeNode
 from tests.fakes.tasks import asynchronous
 
@@ -117,6 +118,9 @@ class CursorTests(RestCase):
         )
         self.assertEqual(told[1]["epoch"], epoch)
         self.assertEqual(await self.get(self.PATH, name="bill/a b"), told[1])
+        move_with_records(self.node.cluster, "end", 10)
+        end = await self.get(self.PATH, name="end")
+        self.assertEqual((end["position"], end["lag"]), (10, None))
 
     @asynchronous
     async def test_refused(self):

@@ -2,10 +2,9 @@
 
 import json
 
-from loghouse.cli.cursors import lag_of
 from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder
 from tests.cli.support import NodeCase
-from tests.fakes.cursors import carry_out
+from tests.fakes.cursors import carry_out, move_with_records
 
 
 class CursorCommandTests(NodeCase):
@@ -67,6 +66,12 @@ class CursorCommandTests(NodeCase):
         self.assertEqual((code, json.loads(out)), (0, {"deleted": "billing"}))
         self.assertEqual(self.cluster.state.cursors.by_name, {})
 
-    def test_lag(self):
-        """At the end nothing is behind; beyond it the position counts something else."""
-        self.assertEqual([lag_of(7, end) for end in (9, 7, 6)], [2, 0, None])
+    def test_pipeline(self):
+        """A position that moved with records counts something else: its lag is not known, and not made up."""
+        move_with_records(self.cluster, "billing", 1)
+        _, out, _ = self.run_cursor("list")
+        self.assertEqual(out.splitlines()[1].split()[:3], ["billing", "1", "-"])
+        for shown in (("list",), ("get", "billing")):
+            _, out, _ = self.run_cursor(*shown, "--json")
+            found = json.loads(out)
+            self.assertIsNone(found.get("cursors", [found])[0]["lag"])

@@ -31,7 +31,8 @@ class CursorTests(FakeCase):
         await self.begin()
         cursors = self.cursors
         mine = await cursors.acquire("orders→bills", lease_seconds=2.5)
-        self.assertEqual(mine, Cursor("orders→bills", 0, mine.epoch, cursors.holder, mine.subject, 2.5, 2.5))
+        expected = Cursor("orders→bills", 0, mine.epoch, cursors.holder, mine.subject, 2.5, 2.5, lag=0)
+        self.assertEqual(mine, expected)
         moved = await cursors.advance("orders→bills", mine.epoch, 7)
         self.assertEqual((moved.position, moved.epoch), (7, mine.epoch))
         back = await cursors.advance("orders→bills", mine.epoch, 3, rewind=True)
@@ -110,7 +111,8 @@ class CursorTests(FakeCase):
             offsets = await self.log.append_batch([b"b"], cursor=Advance("billing", mine.epoch, 8))
             self.assertEqual(offsets, range(1, 2))
         self.assertEqual(self.cluster_.values, [b"a", b"b"])
-        self.assertEqual((await self.cursors.get("billing")).position, 8)
+        found = await self.cursors.get("billing")
+        self.assertEqual((found.position, found.lag), (8, None))  # it counts its maker's source
         late = self.log.append_batch([b"c"], cursor=Advance("billing", mine.epoch, 4))
         self.assertEqual((await self.raises(CursorRewindError, late)).current, 8)
         fenced = self.log.append_batch([b"c"], cursor=Advance("billing", mine.epoch + 1, 9))

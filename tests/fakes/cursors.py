@@ -5,17 +5,19 @@ from dataclasses import replace
 from loghouse.errors import CursorFencedError, CursorHeldError, UnknownCursorError
 from loghouse.protocol.cursor_messages import (
     CHANGES,
+    NO_LAG,
     CursorOperation,
     CursorPage,
     DescribedCursor,
     check_order,
 )
-from loghouse.protocol.cursors import check_cursor_change, encode_cursor_change
+from loghouse.protocol.cursors import advance_with_records, check_cursor_change, encode_cursor_change
 from loghouse.protocol.entry import EntryKind
 
 
-def described(cursor):
+def described(cluster, cursor):
     left = cursor.lease_milliseconds
+    lag = cursor.lag(cluster.next_offset)
     return DescribedCursor(
         name=cursor.name,
         position=cursor.position,
@@ -24,6 +26,7 @@ def described(cursor):
         subject=cursor.subject,
         lease_milliseconds=left,
         left_milliseconds=left,
+        lag=NO_LAG if lag is None else lag,
     )
 
 
@@ -32,7 +35,7 @@ def page_of(cluster, cursor):
     if cursor.holder:
         cluster.waits.acquired(cursor.name, cursor.holder)
     waiting = cluster.waits.of(cursor.name)
-    found = replace(described(cursor), waiting_count=len(waiting))
+    found = replace(described(cluster, cursor), waiting_count=len(waiting))
     return CursorPage(cursors=(found,), waiting=waiting)
 
 
@@ -51,13 +54,21 @@ def carry_out(cluster, order):
     if order.operation == CursorOperation.LIST:
         names = sorted(name for name in cursors.by_name if name > order.name)
         size = order.count_max or 2
-        page = tuple(described(cursors.by_name[name]) for name in names[:size])
+        page = tuple(described(cluster, cursors.by_name[name]) for name in names[:size])
         return CursorPage(cursors=page, next=names[size - 1] if len(names) > size else "")
     if found is None:
         raise UnknownCursorError(order.name)
     if order.operation == CursorOperation.RENEW and found.epoch != order.epoch:
         raise CursorFencedError(order.epoch, found.epoch, order.name)
     return page_of(cluster, found)
+
+
+def move_with_records(cluster, name, position):
+    """Append a record together with an advance of a cursor."""
+    epoch = cluster.state.cursors.by_name[name].epoch
+    change(cluster, advance_with_records(name, epoch, position))
+    entry = cluster.add_values(b"made of it")
+    cluster.state.cursors.take_records(entry.index, entry.term, entry.base_offset, 1)
 
 
 def change(cluster, wanted):

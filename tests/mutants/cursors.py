@@ -76,6 +76,30 @@ POSITIONS = (
 
 RECORDS = (
     bug(
+        "a-pipeline-has-a-lag-after-all",
+        "a position that is compared with the end of a log that it does not count",
+        "A pipeline's position counts as one of this log's once another worker has it: its lag is made up.",
+        (CURSORS + "apply", "batch_index=cursor.batch_index", "batch_index=0"),
+        by=CHANGES + "test_lag",
+    ),
+    bug(
+        "lag-of-an-earlier-end",
+        "two looks at different times, told as one",
+        "A cursor is told with the log's end of before its own entry counted: ahead of it, so it has no lag.",
+        (
+            "loghouse.replica.led_cursors:LedCursors._read",
+            "done(self._page_of(driver, found[0]))",
+            "done(found_page)",
+        ),
+        (
+            "loghouse.replica.led_cursors:LedCursors._read",
+            "term, last_index = raft.term, raft.cursors.last_index",
+            "term, last_index, found_page = raft.term, raft.cursors.last_index, "
+            "self._page_of(driver, found[0] if found else None)",
+        ),
+        by="test_cursors:CommittedTests.test_waits",
+    ),
+    bug(
         "advance-without-its-records",
         "Kafka KIP-98: a position and its output are one, or neither",
         "The position is ahead of records that a new leader never had.",

@@ -138,6 +138,26 @@ class ChangeTests(SynchronousTestCase):
         follow(self.state, record_count=3)  # of somebody else
         self.assertEqual(self.cursor(), cursor)
 
+    def test_lag(self):
+        """The lag is to the log's end; a position behind it, or that ever moved with records, has none."""
+        epoch = acquire(self.state)
+        write(self.state, ADVANCE, epoch=epoch, position=7)
+        self.assertEqual([self.cursor().lag(end) for end in (9, 7, 6)], [2, 0, None])
+        advance_with(self.state, 8, epoch)
+        self.assertIsNone(self.cursor().lag(9))
+        again = acquire(self.state, holder="two")
+        self.assertIsNone(self.cursor().lag(9))
+        write(self.state, ADVANCE, epoch=again, position=9)  # a pipeline that made nothing of a record
+        self.assertIsNone(self.cursor().lag(9))
+        write(self.state, RELEASE, epoch=again)
+        write(self.state, SET, position=2, subject="root")
+        self.assertIsNone(self.cursor().lag(9))
+        self.assertIsNone(self.state.cursors.find_batch(change(ADVANCE, epoch=again, position=9)))
+        self.assertEqual(decode_cursors(encode_cursors(self.state.cursors)), self.state.cursors)
+        write(self.state, DELETE)
+        acquire(self.state)
+        self.assertEqual(self.cursor().lag(9), 9)
+
     def test_without_its_records(self):
         """An advance whose records did not come counts for nothing, also when records come later."""
         epoch = acquire(self.state)

@@ -123,6 +123,7 @@ CURSOR = DescribedCursor(
     lease_milliseconds=10_000,
     left_milliseconds=9_000,
     waiting_count=2,
+    lag=7,
 )
 
 WAITING = ("host-2:7", "host-3:8")

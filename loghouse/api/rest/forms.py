@@ -15,7 +15,6 @@ from loghouse.api.v1 import log_pb2
 from loghouse.errors import InvalidRequestError
 from loghouse.limits import REST_RECORDS_MAX, UINT32_MAX, UINT64_MAX
 from loghouse.protocol.cursor_messages import DescribedCursor
-from loghouse.protocol.cursors import lag_of
 
 _BATCH_FIELDS: Final = {"records", "expect_offset", "producer_id", "producer_sequence"}
 _RECORD_FIELDS: Final = {"value", "value_base64", "key", "key_base64", "headers", "timestamp", "type", "term"}
@@ -142,12 +141,12 @@ _CURSOR: Final = (
 )
 
 
-def cursor_form(cursor: DescribedCursor, next_offset: int) -> dict[str, Any]:
-    """Return a cursor of a log that ends before an offset as JSON."""
+def cursor_form(cursor: DescribedCursor) -> dict[str, Any]:
+    """Return a cursor as JSON."""
     return {
         "name": cursor.name,
         "position": cursor.position,
-        "lag": lag_of(cursor.position, next_offset),
+        "lag": cursor.known_lag,
         **{name: getattr(cursor, name) for name in _CURSOR},
     }
 

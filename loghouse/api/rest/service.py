@@ -235,9 +235,7 @@ class RestService:
         found = call.find_log(log)
         order = call.cursor_order(found, operation=operation, name=name, count_max=count_max)
         page = await to_asyncio(found.order_cursor(order))
-        # Asked for last: the log has whatever a cursor stands behind.
-        bounds = await to_asyncio(found.bounds())
-        return page, [cursor_form(cursor, bounds.next_offset) for cursor in page.cursors]
+        return page, [cursor_form(cursor) for cursor in page.cursors]
 
     # --- records ------------------------------------------------------------------------------
 

@@ -642,7 +642,7 @@ class DeletedLog(_message.Message):
     def __init__(self, name: _Optional[str] = ..., group: _Optional[int] = ...) -> None: ...
 
 class Cursor(_message.Message):
-    __slots__ = ("name", "position", "epoch", "holder", "subject", "lease_milliseconds", "left_milliseconds", "waiting_count")
+    __slots__ = ("name", "position", "epoch", "holder", "subject", "lease_milliseconds", "left_milliseconds", "waiting_count", "lag")
     NAME_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -651,6 +651,7 @@ class Cursor(_message.Message):
     LEASE_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     LEFT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     WAITING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LAG_FIELD_NUMBER: _ClassVar[int]
     name: str
     position: int
     epoch: int
@@ -659,7 +660,8 @@ class Cursor(_message.Message):
     lease_milliseconds: int
     left_milliseconds: int
     waiting_count: int
-    def __init__(self, name: _Optional[str] = ..., position: _Optional[int] = ..., epoch: _Optional[int] = ..., holder: _Optional[str] = ..., subject: _Optional[str] = ..., lease_milliseconds: _Optional[int] = ..., left_milliseconds: _Optional[int] = ..., waiting_count: _Optional[int] = ...) -> None: ...
+    lag: int
+    def __init__(self, name: _Optional[str] = ..., position: _Optional[int] = ..., epoch: _Optional[int] = ..., holder: _Optional[str] = ..., subject: _Optional[str] = ..., lease_milliseconds: _Optional[int] = ..., left_milliseconds: _Optional[int] = ..., waiting_count: _Optional[int] = ..., lag: _Optional[int] = ...) -> None: ...
 
 class CursorResponse(_message.Message):
     __slots__ = ("cursor", "waiting")
