@@ -77,6 +77,7 @@ class AdministrationCase(SynchronousTestCase):
             ),
             logs={},
             catalogue_log=None,
+            knows_all_logs=True,
             catch_up_with_logs=self.catch_up,
         )
         self.node.logs[1] = self.node.membership
@@ -567,6 +568,20 @@ class DescribeTests(AdministrationCase):
 
         self.node.catch_up_with_logs = catch_up
         self.assertEqual(self.successResultOf(self.admin.describe("orders")).group, 16)
+
+    def test_list_of_a_node_that_just_started(self):
+        """It is told once the node knows all logs, or fails: what is not in it counts as deleted."""
+        self.node.knows_all_logs, waiting = False, [Deferred(), Deferred()]
+        self.node.catch_up_with_logs = lambda: waiting[0]
+        asked = self.admin.list()
+        self.assertNoResult(asked)
+        self.assertEqual([one.name for one in self.admin.known()], ["default"])
+        self.founded()
+        self.successResultOf(self.create())
+        waiting.pop(0).callback(None)
+        self.assertEqual([one.name for one in self.successResultOf(asked)], ["default", "orders"])
+        waiting[0].errback(UnavailableError("no leader"))
+        self.assertIn("no leader", self.text(self.admin.list(), UnavailableError))
 
     def test_sizes(self):
         """Settings of a default log that has no members, or more than a log can have, are possible ones."""

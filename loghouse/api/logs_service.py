@@ -115,9 +115,8 @@ class LogsService:
                     if changed.done():
                         offset = changed.result()
                         changed = to_asyncio(admin.changed(offset))
-                    logs = await to_asyncio(admin.list())
                     call.check_cluster()
-                    seen = [log for log in logs if call.may_see(log.name)]
+                    seen = [log for log in admin.known() if call.may_see(log.name)]
                     for answer in known.take(offset, seen):
                         with call.holding(len(answer)):
                             await call.write(answer)

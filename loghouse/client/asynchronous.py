@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self, TypedDict, Unpack, overload
@@ -24,6 +25,7 @@ from loghouse.client.routes import Routes
 from loghouse.client.target import Tls, parse_target
 from loghouse.client.tracing import calls_class
 from loghouse.client.transport import Transport, channel_maker
+from loghouse.errors import PermissionDeniedError, UnknownLogError
 from loghouse.protocol.entry import DEFAULT_LOG
 
 TIMEOUT_SECONDS: Final = 30.0
@@ -174,8 +176,15 @@ class AsyncClient(AsyncLog):
         )
         return AsyncGroupConsumer(membership, settings.name, holder, self.calls.place)
 
-    async def _log_names(self) -> list[str]:
-        return [log.name for log in await self.logs()]
+    async def _log_names(self, expected: Set[str]) -> list[str]:
+        """Return the names of all logs; those that are expected are not missing unless they are not there."""
+        names = {log.name for log in await self.logs()}
+        for name in sorted(expected - names):
+            # The list is what one server knows, which may be behind; no description is older than the call.
+            with contextlib.suppress(UnknownLogError, PermissionDeniedError):
+                await self.describe_log(name)
+                names.add(name)
+        return sorted(names)
 
     # --- the cluster ------------------------------------------------------------------------
 

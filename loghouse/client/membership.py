@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Set
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -49,7 +49,8 @@ LOST: Final = (CursorFencedError, UnknownCursorError, ClosedError)
 """What a cursor's keeper says when another member has it, or an operator deleted it."""
 
 OpenLog = Callable[[str], "AsyncLog"]
-FindLogs = Callable[[], Coroutine[Any, Any, "list[str]"]]
+FindLogs = Callable[[Set[str]], Coroutine[Any, Any, "list[str]"]]
+"""Names of all logs; of those that are handed in it says for certain whether they are there."""
 
 
 class HeldLog:
@@ -305,9 +306,10 @@ class Membership:
 
     async def _discover(self) -> None:
         wanted = self._wanted
+        named = () if isinstance(wanted, str) else wanted
         found = {
             name
-            for name in await self._find_logs()
+            for name in await self._find_logs({*self._logs, *named})
             if (fnmatchcase(name, wanted) if isinstance(wanted, str) else name in wanted)
         }
         for name in set(self._logs) - found:

@@ -334,7 +334,16 @@ class LogAdmin(Protocol):
         """
 
     def list(self) -> Deferred[Sequence[LogDescription]]:
-        """Return all logs by name, the default one among them; as this node knows them by now."""
+        """Return all logs by name, the default one among them; as this node knows them by now.
+
+        A node that has just started finds out first which there are: what is not in the answer counts as
+        deleted.
+
+        Raises (as failures): UnavailableError, and OutcomeUnknownError after a while, if nobody can tell.
+        """
+
+    def known(self) -> Sequence[LogDescription]:
+        """Return the logs that this node knows of, by name; one that has just started knows `default`."""
 
     def describe(self, name: str) -> Deferred[LogDescription]:
         """Return one log (empty: the default one). Raises (as failure) UnknownLogError."""

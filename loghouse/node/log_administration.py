@@ -68,6 +68,10 @@ class CataloguedHost(Protocol):
     def catalogue_log(self) -> CatalogueLog | None:
         """The catalogue as this node knows it; None until it is known to exist."""
 
+    @property
+    def knows_all_logs(self) -> bool:
+        """Whether it knew all logs once; one that has just started does not."""
+
     async def catch_up_with_logs(self) -> None:
         """Know all the logs that there are now."""
 
@@ -149,13 +153,20 @@ class LogAdministration:
         """Return all logs by name, as this node knows them by now."""
 
         async def look() -> Sequence[LogDescription]:
-            known = self._node.catalogue_log
-            logs = dict(known.catalogue.logs) if known is not None else {}
-            found = {name: self._described(log) for name, log in logs.items()}
-            found.setdefault(DEFAULT_LOG, self._default())
-            return [found[name] for name in sorted(found)]
+            if not self._node.knows_all_logs:
+                # Whoever asks takes what is not in the answer for deleted.
+                await self._node.catch_up_with_logs()
+            return self.known()
 
-        return _running(look())
+        return self._in_time(look())
+
+    def known(self) -> Sequence[LogDescription]:
+        """Return the logs that this node knows of by now, by name."""
+        known = self._node.catalogue_log
+        logs = dict(known.catalogue.logs) if known is not None else {}
+        found = {name: self._described(log) for name, log in logs.items()}
+        found.setdefault(DEFAULT_LOG, self._default())
+        return [found[name] for name in sorted(found)]
 
     def describe(self, name: str) -> Deferred[LogDescription]:
         """Return one log; empty: the default one."""

@@ -311,9 +311,14 @@ class Node(Service):
 
     def problems(self) -> Sequence[LogProblem]:
         """Return what needs attention of the copies of logs. See `LogAdmin.problems`."""
-        if self._named is None or not self._named.knows_all:
+        if not self.knows_all_logs:
             raise UnavailableError("this node does not know all logs yet; try again")
         return self._copies.problems()
+
+    @property
+    def knows_all_logs(self) -> bool:
+        """Whether this node knew all logs once. See `NamedLogs.catch_up`."""
+        return self._named is not None and self._named.knows_all
 
     async def catch_up_with_logs(self) -> None:
         """Know all the logs that there are now. See `NamedLogs.catch_up`."""

@@ -255,6 +255,26 @@ class SharingTests(GroupCase):
             await client.log(LOGS[1]).append(b"more")
             self.assertEqual(await self.take(consumer, 1), [(LOGS[1], 0, b"more")])
 
+    @asynchronous
+    async def test_list_of_a_server_that_is_behind(self):
+        """A log that one server does not list and that is there is neither dropped nor refused."""
+        client = await self.begin(LOGS[:2])
+        async with self.member(LOGS[:2]) as consumer:
+            await self.has(consumer, 2)
+            epochs = {name: share.epoch for name, share in consumer._membership.shares.items()}
+            logs, asked = client.logs, []
+
+            async def behind(**options):
+                asked.append(await logs(**options))
+                return [log for log in asked[-1] if log.name != LOGS[0]]
+
+            self.patch(client, "logs", behind)
+            await self.until(lambda: len(asked) == 3)
+            held = {name: share.epoch for name, share in consumer._membership.shares.items()}
+            self.assertEqual(held, epochs)
+        async with self.member(LOGS[:2]) as consumer:
+            await self.has(consumer, 2)
+
 
 class RefusalTests(GroupCase):
     """What cannot be."""

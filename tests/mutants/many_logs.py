@@ -68,6 +68,13 @@ BIRTHS = (
 
 CATALOGUE = (
     bug(
+        "list-of-a-node-that-just-started",
+        "found by killing leaders: members of a group dropped what a node that had just started did not list",
+        "A node tells which logs there are before it knows them.",
+        (ADMINISTRATION + "list", "if not self._node.knows_all_logs:", "if False:"),
+        by="test_log_administration:DescribeTests.test_list_of_a_node_that_just_started",
+    ),
+    bug(
         "change-without-expectation",
         "many-logs: two changes that were decided at once are both in",
         "A change is appended wherever the catalogue ends by now.",
