@@ -185,10 +185,10 @@ bench-cluster: $(VENV)/.developed
 	$(BIN)/python -m bench.cluster
 	$(BIN)/python -m bench.consumers
 
-# Loghouse beside other logs, in alternating runs; PEER=nats SHAPE=1k64 one of them alone, DOCS=1 makes the section of
-# docs/performance.md anew. What it builds and installs stays in build/compare.
+# Loghouse beside other logs, in alternating runs; PEER='nats kafka' SHAPE='1k64 failover' these alone, DOCS=1 makes the
+# section of docs/performance.md anew. What it builds and installs stays in build/compare.
 compare: $(VENV)/.developed
-	$(BIN)/python -m bench.compare $(if $(PEER),--peer $(PEER)) $(if $(SHAPE),--shape $(SHAPE)) \
+	$(BIN)/python -m bench.compare $(PEER:%=--peer %) $(SHAPE:%=--shape %) \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DOCS),--docs)
 
 # Whether an append and a start cost the processor what they did: under a minute.

@@ -3,8 +3,9 @@
     python -m bench.compare [--peer nats] [--shape 1k64] [--rounds N] [--json FILE] [--docs]
 
 One peer after the other: three nodes of it and three of Loghouse, mTLS, client and all on this machine. What
-a peer needs is built under build/compare the first time. With `--docs` the section of docs/performance.md and
-its plots are made anew; a peer that cannot be had is named there, too. See BENCH_DIR in docs/performance.md.
+a peer needs is built or unpacked under build/compare the first time. With `--docs` the section of
+docs/performance.md and its plots are made anew; a peer that cannot be had is named there, too. See BENCH_DIR
+in docs/performance.md.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.compare import report
-from bench.compare.peer import BUILD, clients_python
+from bench.compare.install import BUILD, clients_python
 from bench.compare.peers import Loghouse, all_peers
 from bench.compare.runner import compare
 from bench.compare.shape import SHAPES, shape_of
@@ -36,7 +37,12 @@ def main() -> None:
     peers = all_peers()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--peer", choices=peers, action="append", help="only this one; more than once")
-    parser.add_argument("--shape", type=shape_of, action="append", help="only this one, as 1k64 or 100b1")
+    parser.add_argument(
+        "--shape",
+        type=shape_of,
+        action="append",
+        help="only this one, as 1k64, 1k64@512m, read-1k, failover; more than once",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="pairs to run; medians are of these")
     parser.add_argument("--json", type=Path, default=BUILD / "figures.json", help="where the figures go")
     parser.add_argument("--docs", action="store_true", help="make the section of docs/performance.md anew")

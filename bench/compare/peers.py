@@ -2,12 +2,16 @@
 
 import socket
 import ssl
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 from bench.cluster import append_load
-from bench.compare.peer import Peer, Servers, UnavailableError, build_go, clients_python, run_client
-from bench.compare.shape import Shape
+from bench.compare.install import UnavailableError, build_go, clients_python
+from bench.compare.kafka import Kafka
+from bench.compare.peer import Peer, Strangers, run_client
+from bench.compare.shape import LOG, Append
 from loghouse import __version__
 from loghouse.testing.cluster_process import ClusterProcess
 from loghouse.testing.process import Certificates, free_port, wait_until
@@ -27,11 +31,17 @@ class Loghouse(Peer):
         """It is here."""
 
     def start(self, folder: Path, certificates: Certificates) -> None:
+        self._certificates = certificates
         self._cluster = ClusterProcess(folder, certificates=certificates)
         self._cluster.start()
         self._cluster.wait_voters()
 
-    def append(self, shape: Shape) -> dict[str, float]:
+    def client(self, job: str, log: str, *numbers: int) -> dict[str, Any]:
+        targets = ",".join(node.address for node in self._cluster.nodes)
+        program = [sys.executable, "-m", "bench.compare.own_client", "loghouse"]
+        return run_client(program, [job, targets, self._certificates.folder, log, *numbers])
+
+    def append(self, shape: Append) -> dict[str, float]:
         leader = self._cluster.wait_leader()
         found = append_load(leader, "binary", shape.size, shape.count, shape.window)
         found["per_second"] = found.pop("batches_per_second")
@@ -40,20 +50,27 @@ class Loghouse(Peer):
     def pids(self) -> Sequence[int]:
         return [node.pid for node in self._cluster.nodes]
 
+    def pid_of(self, leader: str) -> int:
+        return self._cluster.node(leader).pid
+
+    def mend(self) -> None:
+        for node in self._cluster.nodes:
+            if not node.is_running:
+                node.kill()  # it is dead: this collects it
+                node.start()
+        self._cluster.wait_caught_up()
+
     def stop(self) -> None:
         if hasattr(self, "_cluster"):
             self._cluster.close()
 
 
-class Nats(Peer):
+class Nats(Strangers):
     """JetStream with three replicas of a stream of files; TLS for clients and between servers."""
 
     name = "NATS"
     version = "v2.15.3"
     durability = "sync_interval: always, on 2 of 3"
-
-    def __init__(self) -> None:
-        self._servers = Servers()
 
     def install(self) -> None:
         module = "github.com/nats-io/nats-server/v2"
@@ -61,7 +78,7 @@ class Nats(Peer):
         clients_python()
 
     def start(self, folder: Path, certificates: Certificates) -> None:
-        self._certificates = certificates
+        self.certificates = certificates
         self._ports = [free_port() for _ in NODES]
         routes = [free_port() for _ in NODES]
         urls = ", ".join(f'"tls://127.0.0.1:{port}"' for port in routes)
@@ -77,33 +94,23 @@ class Nats(Peer):
                 f'jetstream {{ store_dir: "{folder}/data-{number}", sync_interval: always }}\n'
                 f"cluster {{ name: compare, listen: 127.0.0.1:{route}, routes: [{urls}], {tls} }}\n"
             )
-            self._servers.start([self._program, "-c", settings], folder / f"nats-{number}.log")
+            self.servers.start([self._program, "-c", settings], folder / f"nats-{number}.log")
         logs = [folder / f"nats-{number}.log" for number in NODES]
         wait_until(
             lambda: any("JetStream cluster new metadata leader" in log.read_text() for log in logs),
             "NATS to elect a leader",
         )
-
-    def append(self, shape: Shape) -> dict[str, float]:
-        target = ",".join(f"127.0.0.1:{port}" for port in self._ports)
-        return run_client("nats", target, self._certificates, shape)
-
-    def pids(self) -> Sequence[int]:
-        return self._servers.pids
-
-    def stop(self) -> None:
-        self._servers.stop()
+        self.targets = [f"127.0.0.1:{port}" for port in self._ports]
+        self.wait_log()
 
 
-class Etcd(Peer):
+class Etcd(Strangers):
     """Puts of one key each; TLS for clients and between servers. Reads and history are not what it is for."""
 
     name = "etcd"
     version = "v3.7.3"
     durability = "fdatasync of the WAL on 2 of 3"
-
-    def __init__(self) -> None:
-        self._servers = Servers()
+    lacks: ClassVar = {"read": "it reads keys, not a log"}
 
     def install(self) -> None:
         module = "go.etcd.io/etcd/server/v3"
@@ -111,7 +118,7 @@ class Etcd(Peer):
         clients_python()
 
     def start(self, folder: Path, certificates: Certificates) -> None:
-        self._certificates = certificates
+        self.certificates = certificates
         self._ports = [free_port() for _ in NODES]
         peers = [f"https://127.0.0.1:{free_port()}" for _ in NODES]
         members = ",".join(f"node-{number}={url}" for number, url in zip(NODES, peers, strict=True))
@@ -126,9 +133,19 @@ class Etcd(Peer):
             for side in ("", "peer-"):
                 command += [f"--{side}cert-file", files[0], f"--{side}key-file", files[1]]
                 command += [f"--{side}trusted-ca-file", files[2], f"--{side}client-cert-auth"]
-            self._servers.start(command, folder / f"etcd-{number}.log")
+            self.servers.start(command, folder / f"etcd-{number}.log")
+        self.wait_log()
+
+    def wait_log(self, log: str = LOG) -> None:
         wait_until(lambda: all(map(self._is_healthy, self._ports)), "etcd to be healthy")
-        self._ports.sort(key=self._leads, reverse=True)
+        first = sorted(self._ports, key=self._leads, reverse=True)
+        self.targets = [f"127.0.0.1:{port}" for port in first]
+
+    def client(self, job: str, log: str, *numbers: int) -> dict[str, Any]:
+        if job == "leader":
+            leaders = [number for number, port in zip(NODES, self._ports, strict=True) if self._leads(port)]
+            return {"leader": str(leaders[0])}
+        return super().client(job, log, *numbers)
 
     def _is_healthy(self, port: int) -> bool:
         return '"health":"true"' in self._get(port, "/health")
@@ -137,7 +154,8 @@ class Etcd(Peer):
         return "\netcd_server_is_leader 1" in self._get(port, "/metrics")
 
     def _get(self, port: int, path: str) -> str:
-        certificates = self._certificates
+        certificates = self.certificates
+        assert certificates is not None
         tls = ssl.create_default_context(cafile=certificates.path("ca"))
         tls.load_cert_chain(certificates.path("root"), certificates.key_path("root"))
         try:
@@ -150,15 +168,6 @@ class Etcd(Peer):
         except OSError:
             return ""
 
-    def append(self, shape: Shape) -> dict[str, float]:
-        return run_client("etcd", f"127.0.0.1:{self._ports[0]}", self._certificates, shape)
-
-    def pids(self) -> Sequence[int]:
-        return self._servers.pids
-
-    def stop(self) -> None:
-        self._servers.stop()
-
 
 class NotYet(Peer):
     """A system that somebody would ask for, and why it is not compared."""
@@ -166,7 +175,7 @@ class NotYet(Peer):
     version = durability = ""
 
     def __init__(self, name: str, reason: str) -> None:
-        self.name = name  # type: ignore[misc]
+        self.name = name
         self._reason = reason
 
     def install(self) -> None:
@@ -175,11 +184,17 @@ class NotYet(Peer):
     def start(self, folder: Path, certificates: Certificates) -> None:
         raise NotImplementedError
 
-    def append(self, shape: Shape) -> dict[str, float]:
+    def client(self, job: str, log: str, *numbers: int) -> dict[str, Any]:
         raise NotImplementedError
 
     def pids(self) -> Sequence[int]:
         return []
+
+    def pid_of(self, leader: str) -> int:
+        raise NotImplementedError
+
+    def mend(self) -> None:
+        """Nothing was started."""
 
     def stop(self) -> None:
         """Nothing was started."""
@@ -191,5 +206,6 @@ def all_peers() -> dict[str, Peer]:
     return {
         "nats": Nats(),
         "etcd": Etcd(),
-        **{name.lower(): NotYet(name, later) for name in ("Kafka", "Redis", "RabbitMQ")},
+        "kafka": Kafka(),
+        **{name.lower(): NotYet(name, later) for name in ("Redis", "RabbitMQ")},
     }

@@ -1,4 +1,4 @@
-"""Draws the figures of a comparison: rate and p99 against records in flight, and against their size.
+"""Draws the figures of a comparison: rate and p99 of appends, reads, and how long a failover takes.
 
     python -m bench.compare.plots FIGURES.json FOLDER
 
@@ -9,40 +9,94 @@ import json
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.compare.report import medians
-from bench.compare.shape import shape_of
+from bench.compare.shape import Append, Failover, Read, Shape, shape_of
 
-LINE_SIZE, LINE_WINDOW = 1024, 16
-FIGURES = {"per_second": "records a second", "p99_seconds": "p99, seconds"}
-AXES = {
-    "window": f"records of {LINE_SIZE} bytes in flight",
-    "size": f"bytes in a record, {LINE_WINDOW} in flight",
-}
+LINE_SIZE, LINE_WINDOW, LOG_WINDOW = 1024, 16, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One picture: a figure of the JSON against something that shapes differ in."""
+
+    name: str
+    figure: str
+    unit: str
+    axis: str
+    title: str
+    takes: Callable[[Shape], bool]
+
+
+def _appends(axis: str, title: str, takes: Callable[[Append], bool]) -> list[Plot]:
+    def chosen(shape: Shape) -> bool:
+        return isinstance(shape, Append) and takes(shape)
+
+    return [
+        Plot(f"per-{axis}", "per_second", "records a second", axis, title, chosen),
+        Plot(f"p99-{axis}", "p99_seconds", "p99, seconds", axis, title, chosen),
+    ]
+
+
+PLOTS = [
+    *_appends(
+        "window",
+        f"records of {LINE_SIZE} bytes in flight",
+        lambda shape: shape.size == LINE_SIZE and not shape.log_mib,
+    ),
+    *_appends(
+        "size",
+        f"bytes in a record, {LINE_WINDOW} in flight",
+        lambda shape: shape.window == LINE_WINDOW and not shape.log_mib,
+    ),
+    *_appends(
+        "log_mib",
+        f"MiB that the log has at least; {LINE_SIZE} bytes, {LOG_WINDOW} in flight",
+        lambda shape: (shape.size, shape.window) == (LINE_SIZE, LOG_WINDOW),
+    ),
+    Plot(
+        "read-size",
+        "bulk_megabytes_per_second",
+        "MB a second, in bulk",
+        "size",
+        "bytes in a record that is read",
+        lambda shape: isinstance(shape, Read),
+    ),
+]
+FAILOVER = "compare-failover.svg"
 
 # matplotlib writes its black into each element.
 DARK = "@media (prefers-color-scheme:dark){text{fill:#ddd!important}path,use{stroke:#999}}"
 
 
-def lines(figures: dict[str, Any], figure: str, axis: str) -> dict[str, list[tuple[float, float]]]:
-    """Return the points of each system, along records in flight (`window`) or their `size`.
-
-    Ours are the medians of all that was measured beside any peer.
-    """
+def lines(figures: dict[str, Any], plot: Plot) -> dict[str, list[tuple[float, float]]]:
+    """Return the points of each system, ours first. Ours are means of what was measured beside each peer."""
     found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for cell in figures["cells"]:
         shape = shape_of(cell["shape"])
-        if (shape.size != LINE_SIZE) if axis == "window" else (shape.window != LINE_WINDOW):
-            continue
-        at = float(getattr(shape, axis))
-        for name, value in zip(("Loghouse", cell["peer"]), medians(cell, figure), strict=True):
-            found[name][at].append(value)
+        if plot.takes(shape):
+            at = float(getattr(shape, plot.axis))
+            for name, value in zip(("Loghouse", cell["peer"]), medians(cell, plot.figure), strict=True):
+                found[name][at].append(value)
     return {
         name: [(at, sum(values) / len(values)) for at, values in sorted(points.items())]
         for name, points in found.items()
     }
+
+
+def gaps(figures: dict[str, Any]) -> dict[str, float]:
+    """Return how long each system was without an acknowledgement, the shortest first."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for cell in figures["cells"]:
+        if isinstance(shape_of(cell["shape"]), Failover):
+            for name, value in zip(("Loghouse", cell["peer"]), medians(cell, "gap_seconds"), strict=True):
+                found[name].append(value)
+    means = {name: sum(values) / len(values) for name, values in found.items()}
+    return dict(sorted(means.items(), key=lambda item: item[1]))
 
 
 def dressed(drawing: str, title: str, description: str) -> str:
@@ -57,7 +111,7 @@ def dressed(drawing: str, title: str, description: str) -> str:
 
 
 def draw(figures: dict[str, Any], folder: Path) -> list[str]:
-    """Write an SVG for each figure and axis that has points; return their names."""
+    """Write an SVG for each plot that has lines, and one of failovers; return their names."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -66,23 +120,34 @@ def draw(figures: dict[str, Any], folder: Path) -> list[str]:
     from matplotlib import pyplot
 
     names = []
-    for figure, unit in FIGURES.items():
-        for axis, title in AXES.items():
-            systems = lines(figures, figure, axis)
-            if not systems:
-                continue
-            canvas, plot = pyplot.subplots(figsize=(7, 4))
-            for name, points in systems.items():
-                plot.plot(*zip(*points, strict=True), marker="o", label=name)
-            plot.set(xscale="log", yscale="log", xlabel=title, ylabel=unit)
-            plot.minorticks_off()
-            plot.legend(frameon=False)
-            names.append(f"compare-{figure.partition('_')[0]}-{axis}.svg")
-            path = folder / names[-1]
-            canvas.savefig(path, metadata={"Date": None}, bbox_inches="tight", transparent=True)
-            pyplot.close(canvas)
-            words = f"{unit} against {title}, of {', '.join(systems)}"
-            path.write_text(dressed(path.read_text(), unit, words))
+
+    def save(name: str, canvas: Any, title: str, words: str) -> None:
+        path = folder / name
+        canvas.savefig(path, metadata={"Date": None}, bbox_inches="tight", transparent=True)
+        pyplot.close(canvas)
+        path.write_text(dressed(path.read_text(), title, words))
+        names.append(name)
+
+    for plot in PLOTS:
+        systems = lines(figures, plot)
+        if max(map(len, systems.values()), default=0) < 2:
+            continue  # a point is no line; the table has it
+        canvas, axes = pyplot.subplots(figsize=(7, 4))
+        for name, points in systems.items():
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+        axes.set(yscale="log", xlabel=plot.title, ylabel=plot.unit)
+        axes.set_xscale("symlog" if plot.axis == "log_mib" else "log")
+        axes.minorticks_off()
+        axes.legend(frameon=False)
+        words = f"{plot.unit} against {plot.title}, of {', '.join(systems)}"
+        save(f"compare-{plot.name.replace('_mib', '')}.svg", canvas, plot.unit, words)
+    if times := gaps(figures):
+        canvas, axes = pyplot.subplots(figsize=(7, 1 + len(times) / 3))
+        axes.barh(list(times), list(times.values()))
+        axes.invert_yaxis()
+        axes.set(xlabel="seconds without an acknowledgement when the leader is killed")
+        words = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items())
+        save(FAILOVER, canvas, "failover", words)
     return names
 
 

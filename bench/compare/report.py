@@ -1,23 +1,60 @@
-"""What the figures of a comparison say: a table for people, and the section of docs/performance.md."""
+"""What the figures of a comparison say: tables for people, and the section of docs/performance.md."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.compare.shape import shape_of
 
 BEGIN, END = "<!-- made by `make compare`: begin -->", "<!-- made by `make compare`: end -->"
-HEADINGS = (
-    "peer",
-    "shape",
-    "ours/s",
-    "peer's/s",
-    "ratio",
-    "p99, ratio",
-    "CPU µs a record, ours / peer's",
-    "memory of three nodes, ours / peer's",
-)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A column: what it is called, and how a figure of the JSON becomes text."""
+
+    title: str
+    name: str
+    unit: str = ""
+    scale: float = 1.0
+    digits: int = 0
+
+    def text(self, cell: dict[str, Any]) -> str:
+        """Return the medians of both sides."""
+        ours, theirs = (f"{value * self.scale:,.{self.digits}f}" for value in medians(cell, self.name))
+        return f"{ours} / {theirs}{self.unit}"
+
+
+_CPU = Figure("CPU µs a record", "cpu_microseconds")
+# The title of a kind of shapes, what its ratios are of, and what else stands beside.
+TABLES: dict[str, tuple[str, dict[str, str], tuple[Figure, ...]]] = {
+    "append": (
+        "Appends",
+        {"ratio": "per_second", "p99, ratio": "p99_seconds"},
+        (
+            Figure("records/s", "per_second"),
+            Figure("p99", "p99_seconds", " ms", 1e3, 1),
+            _CPU,
+            Figure("memory of three nodes", "resident_mib", " MiB"),
+        ),
+    ),
+    "read": (
+        "Reads from the start of a log",
+        {"in bulk, ratio": "bulk_megabytes_per_second", "one by one, ratio": "per_second"},
+        (
+            Figure("in bulk", "bulk_megabytes_per_second", " MB/s"),
+            Figure("one by one, records/s", "per_second"),
+            _CPU,
+        ),
+    ),
+    "failover": (
+        "Longest time without an acknowledgement",
+        {"ratio": "gap_seconds"},
+        (Figure("median", "gap_seconds", " s", 1.0, 2),),
+    ),
+}
 
 
 def medians(cell: dict[str, Any], name: str) -> tuple[float, float]:
@@ -34,24 +71,23 @@ def ratios(cell: dict[str, Any], name: str) -> tuple[float, float, float]:
     return statistics.median(found), min(found), max(found)
 
 
-def rows(figures: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return a row for each cell, as `HEADINGS` say."""
-    return [_row(cell) for cell in figures["cells"]]
+def tables(figures: dict[str, Any]) -> dict[str, list[tuple[str, ...]]]:
+    """Return a table for each kind of shapes that was measured, with its headings first."""
+    found = {}
+    for kind, (title, compared, beside) in TABLES.items():
+        cells = [cell for cell in figures["cells"] if shape_of(cell["shape"]).kind == kind]
+        if cells:
+            headings = ("peer", "shape", *compared, *(f"{figure.title}, ours / peer's" for figure in beside))
+            found[title] = [headings, *(_row(cell, compared.values(), beside) for cell in cells)]
+    return found
 
 
-def _row(cell: dict[str, Any]) -> tuple[str, ...]:
-    ours, theirs = medians(cell, "per_second")
-    cpu, peer_cpu = medians(cell, "cpu_microseconds")
-    memory, peer_memory = medians(cell, "resident_mib")
+def _row(cell: dict[str, Any], compared: Iterable[str], beside: Iterable[Figure]) -> tuple[str, ...]:
     return (
         f"{cell['peer']} {cell['version']}",
         shape_of(cell["shape"]).title,
-        f"{ours:,.0f}",
-        f"{theirs:,.0f}",
-        _with_range(ratios(cell, "per_second")),
-        _with_range(ratios(cell, "p99_seconds")),
-        f"{cpu:,.0f} / {peer_cpu:,.0f}",
-        f"{memory:,.0f} / {peer_memory:,.0f} MiB",
+        *(_with_range(ratios(cell, name)) for name in compared),
+        *(figure.text(cell) for figure in beside),
     )
 
 
@@ -61,29 +97,32 @@ def _with_range(found: tuple[float, float, float]) -> str:
 
 
 def text(figures: dict[str, Any]) -> str:
-    """Return the table for a terminal."""
-    lines: Sequence[tuple[str, ...]] = [HEADINGS, *rows(figures)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join([*(line.rstrip() for line in table), *map(_not_compared, figures["unavailable"])])
+    """Return the tables for a terminal."""
+    lines: list[str] = []
+    for title, table in tables(figures).items():
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines.append(f"{title}:")
+        for row in table:
+            padded = (word.ljust(width) for word, width in zip(row, widths, strict=True))
+            lines.append("  ".join(padded).rstrip())
+        lines.append("")
+    return "\n".join([*lines, *map(_not_compared, figures["unavailable"])])
 
 
 def markdown(figures: dict[str, Any], plots: Sequence[str]) -> str:
     """Return what stands between the markers; `plots` are addresses relative to docs/."""
     kinds = {f"{cell['peer']}: {cell['durability']}" for cell in figures["cells"]}
     lines = [
-        f"Measured {figures['date']} by {figures['interpreter']}; after a warm one,",
-        f"{figures['rounds']} alternating pairs a row.",
+        f"Measured {figures['date']} by {figures['interpreter']}; after a warm one, {figures['rounds']}",
+        "alternating pairs a row. A ratio is ours to the peer's: the median of the pairs, and their range.",
         f"What an acknowledgement means: {'; '.join(sorted(kinds))}.",
         "",
-        "| " + " | ".join(HEADINGS) + " |",
-        "|" + "---|" * len(HEADINGS),
-        *("| " + " | ".join(row) + " |" for row in rows(figures)),
-        "",
-        *(f"- {_not_compared(reason)}" for reason in figures["unavailable"]),
-        "",
-        *(f"![{Path(name).stem}]({name})" for name in plots),
     ]
+    for title, (headings, *rows) in tables(figures).items():
+        lines += [f"{title}:", "", "| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+        lines += [*("| " + " | ".join(row) + " |" for row in rows), ""]
+    lines += [*(f"- {_not_compared(reason)}" for reason in figures["unavailable"]), ""]
+    lines += [f"![{Path(name).stem}]({name})" for name in plots]
     return "\n".join(lines).strip() + "\n"
 
 

@@ -1,10 +1,13 @@
 """Rounds of a peer and Loghouse in turn: the machine's speed drifts, so only pairs compare."""
 
+import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.compare.peer import Peer, UnavailableError, cpu_seconds, resident_mib
+from bench.compare.install import UnavailableError
+from bench.compare.peer import ClientError, Peer, cpu_seconds, resident_mib
 from bench.compare.shape import Shape
 from loghouse.testing.process import Certificates
 
@@ -12,11 +15,14 @@ from loghouse.testing.process import Certificates
 def measured(peer: Peer, shape: Shape) -> dict[str, float]:
     """Run one round; return what the client found, and what the servers took for it.
 
-    With it `cpu_microseconds` of all servers for a record, and `resident_mib` of all afterwards.
+    That is `cpu_microseconds` of all servers for a record, if that means something, and `resident_mib` of all
+    afterwards.
     """
-    before = sum(map(cpu_seconds, peer.pids()))
-    found = peer.append(shape)
-    found["cpu_microseconds"] = 1e6 * (sum(map(cpu_seconds, peer.pids())) - before) / shape.count
+    before = sum(map(cpu_seconds, peer.pids())) if shape.has_cost else 0.0
+    found = shape.run(peer)
+    if shape.has_cost:
+        seconds = sum(map(cpu_seconds, peer.pids())) - before
+        found["cpu_microseconds"] = 1e6 * seconds / found.pop("records")
     found["resident_mib"] = sum(map(resident_mib, peer.pids()))
     return found
 
@@ -31,35 +37,54 @@ def compare(
     cells: list[dict[str, Any]] = []
     unavailable: list[str] = []
     certificates = Certificates(folder / "certs")
+
+    def leave_out(reason: str) -> None:
+        unavailable.append(reason)
+        print(f"not compared: {reason}", flush=True)
+
     for peer in peers:
+        kinds = {shape.kind for shape in shapes}
+        for kind in sorted(kinds & peer.lacks.keys()):
+            leave_out(f"{peer.name}, {kind}: {peer.lacks[kind]}")
+        taken = [shape for shape in shapes if shape.kind not in peer.lacks]
+        if not taken:
+            continue
         try:
             peer.install()
         except UnavailableError as error:
-            unavailable.append(str(error))
-            print(f"not compared: {error}", flush=True)
+            leave_out(str(error))
             continue
         try:
             for side in (ours, peer):
                 home = folder / f"{peer.name}-{side.name}"
                 home.mkdir()
                 side.start(home, certificates)
-            for shape in shapes:
-                for side in (ours, peer):
-                    side.append(shape)  # what is cold is warm now
-                pairs = [
-                    {"ours": measured(ours, shape), "theirs": measured(peer, shape)} for _ in range(rounds)
-                ]
-                cells.append(
-                    {
-                        "peer": peer.name,
-                        "version": peer.version,
-                        "durability": peer.durability,
-                        "shape": shape.name,
-                        "pairs": pairs,
-                    }
-                )
-                print(f"{peer.name} {shape.title}: done", flush=True)
+            for shape in taken:
+                try:
+                    cells.append(_cell(ours, peer, shape, rounds))
+                except ClientError as error:  # the rest of an hour's work is worth having
+                    leave_out(f"{peer.name}, {shape.title}: {error}")
+        except UnavailableError as error:
+            leave_out(str(error))
         finally:
             for side in (ours, peer):
                 side.stop()
+            # The disk has room for one peer's records at a time, and the page cache for no dead ones.
+            for side in (ours, peer):
+                shutil.rmtree(folder / f"{peer.name}-{side.name}", ignore_errors=True)
     return {"cells": cells, "unavailable": unavailable}
+
+
+def _cell(ours: Peer, peer: Peer, shape: Shape, rounds: int) -> dict[str, Any]:
+    begin = time.monotonic()
+    for side in (ours, peer):
+        shape.prepare(side)
+    pairs = [{"ours": measured(ours, shape), "theirs": measured(peer, shape)} for _ in range(rounds)]
+    print(f"{peer.name} {shape.title}: {time.monotonic() - begin:.0f} s", flush=True)
+    return {
+        "peer": peer.name,
+        "version": peer.version,
+        "durability": peer.durability,
+        "shape": shape.name,
+        "pairs": pairs,
+    }
