@@ -32,7 +32,7 @@ SHAPES = [
 ]
 UNARY_COUNT = 6000
 UNARY_SIZE = 100
-UNARY_WINDOW = 256
+UNARY_WINDOWS = (64, 256)
 FETCH_SIZE = 128 * MIB
 IDLE_SECONDS = 20.0
 CATCH_UP_SHAPE = (1000, 500, 4)  # what appends meanwhile: size, count in a round, window
@@ -90,20 +90,21 @@ def bench_unary(table: Table, options: argparse.Namespace, cluster: ClusterProce
     alone = ClusterProcess(folder / "alone", node_count=1)
     try:
         alone.start()
-        ours, theirs = rounds(
-            options.rounds,
-            *(
-                lambda node=node: append_load(node, "unary", UNARY_SIZE, UNARY_COUNT, UNARY_WINDOW)[
-                    "batches_per_second"
-                ]
-                for node in (leader, alone.nodes[0])
-            ),
-        )
+        for window in UNARY_WINDOWS:
+            ours, theirs = rounds(
+                options.rounds,
+                *(
+                    lambda node=node, window=window: append_load(
+                        node, "unary", UNARY_SIZE, UNARY_COUNT, window
+                    )["batches_per_second"]
+                    for node in (leader, alone.nodes[0])
+                ),
+            )
+            table.add(f"unary Produce, {window} in flight, three nodes", median(ours), "calls/s")
+            table.add("  one node", median(theirs), "calls/s")
+            table.add("  ratio", ratio(ours, theirs), "", bar=0.85)
     finally:
         alone.close()
-    table.add(f"unary Produce, {UNARY_WINDOW} in flight, three nodes", median(ours), "calls/s")
-    table.add("  one node", median(theirs), "calls/s")
-    table.add("  ratio", ratio(ours, theirs), "", bar=0.6)
 
 
 def gap_after(cluster: ClusterProcess, act, back, clients) -> float:

@@ -9,9 +9,10 @@ from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX, SHARE_SIZE_M
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.entry import crc32c, decode_entries
 from loghouse.replica.coalescing import (
+    CALLERS_FORGOTTEN,
+    LINGER_CALLERS_MIN,
     LINGER_SECONDS_MAX,
-    LINGER_SECONDS_PER_SHARE,
-    LINGER_SHARES_MIN,
+    LINGER_SECONDS_PER_CALLER,
     Coalescer,
     may_share,
 )
@@ -291,7 +292,7 @@ class CoalescerTests(SynchronousTestCase):
 
 
 class LingerTests(CoalescerTests):
-    """A door whose calls come one by one: as without timers, but behind an entry of several it waits."""
+    """A door whose calls come one by one: as without timers, but among many an entry waits for more."""
 
     def setUp(self):
         super().setUp()
@@ -311,42 +312,89 @@ class LingerTests(CoalescerTests):
         for number in range(start, start + count):
             self.go(Batch(b"%d" % number))
 
-    def test_few_callers_never_wait(self):
-        """Behind an entry of few callers, the next goes with the turn's end."""
+    def have_callers(self, count):
+        """Let so many callers have waited at a time, and all have their answers; the wait for more begins."""
         self.node.hold()
-        self.add_and_go(LINGER_SHARES_MIN)  # the first one alone, the others gather behind it
-        self.node.release(1)
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-        super().end_turn()
-        self.assertEqual(list(map(len, self.values())), [1, LINGER_SHARES_MIN - 1])
-        self.node.release(1)
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.add_and_go(count)  # the first one alone, the others gather behind it
+        self.release(1)
+        self.node.release()
+        self.node.hold()
+
+    def linger_seconds(self):
+        """How long the wait for more still takes."""
+        [timer] = self.clock.getDelayedCalls()
+        return timer.getTime() - self.clock.seconds()
+
+    def test_few_callers_never_wait(self):
+        """As long as few callers wait at a time, the next entry goes with the turn's end."""
+        self.node.hold()
+        self.add_and_go(LINGER_CALLERS_MIN - 1)
+        for _ in range(5):
+            self.node.release(1)
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+            super().end_turn()
+            self.add_and_go(1)  # whom the entry was of asks again
+        self.assertEqual(list(map(len, self.values()))[:2], [1, LINGER_CALLERS_MIN - 2])
 
     def test_the_more_callers_the_longer(self):
-        """Behind an entry of several, the next waits: the more there were the longer, to a bound."""
-        for count in (LINGER_SHARES_MIN, 8, 100):
-            self.node.hold()
-            self.add_and_go(1 + count)
-            self.release(1)
-            self.assertEqual(len(self.values()[-1]), count)
-            self.node.release(1)
+        """Behind an entry, the next waits for company: the more callers there are the longer, to a bound."""
+        for count in (LINGER_CALLERS_MIN + 1, 12, 100):
+            self.have_callers(count)
             self.add_and_go(3)
             self.coalescer.flush_soon()
             self.assertEqual(self.soon, [])
-            [timer] = self.clock.getDelayedCalls()
-            seconds = timer.getTime() - self.clock.seconds()
-            self.assertAlmostEqual(seconds, min(count * LINGER_SECONDS_PER_SHARE, LINGER_SECONDS_MAX))
+            seconds = self.linger_seconds()
+            callers = count * (1 - CALLERS_FORGOTTEN)  # one entry had fewer: the first call came alone
+            self.assertAlmostEqual(seconds, min(callers * LINGER_SECONDS_PER_CALLER, LINGER_SECONDS_MAX))
             self.clock.advance(seconds)
             self.assertEqual(len(self.values()[-1]), 3)
             self.node.release()
+            self.clock.advance(LINGER_SECONDS_MAX)
             self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_small_entries_of_many_callers(self):
+        """Entries that were quick and small tell nothing about the callers: those who waited before count."""
+        self.have_callers(40)
+        for _ in range(3):
+            self.add_and_go(1)
+            self.clock.advance(LINGER_SECONDS_MAX)
+            self.assertEqual(len(self.values()[-1]), 1)
+            self.node.release(1)
+            self.assertGreater(self.linger_seconds(), 0)
+
+    def test_callers_who_left_are_forgotten(self):
+        """When most callers are gone, those who are left wait for them no longer."""
+        self.have_callers(100)
+        entries = 0
+        while self.clock.getDelayedCalls():
+            self.add_and_go(1)
+            self.clock.advance(LINGER_SECONDS_MAX)
+            self.node.release(1)
+            entries += 1
+            self.assertLess(entries, 60)
+        super().end_turn()
+        self.add_and_go(1)
+        self.assertEqual(self.node.held_count, 1, "it waits for nobody")
+
+    def test_everybody_is_there(self):
+        """The wait ends when all callers are there; its timer does not cut the next one short."""
+        self.have_callers(10)
+        began = self.clock.seconds()
+        self.add_and_go(9)
+        self.assertEqual(self.node.held_count, 0)
+        self.clock.advance(LINGER_SECONDS_PER_CALLER)
+        self.add_and_go(1)
+        self.assertEqual([len(self.values()[-1]), self.node.held_count], [10, 1])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.node.release(1)
+        self.add_and_go(5)
+        self.assertGreater(began + LINGER_SECONDS_MAX, self.clock.seconds())
+        self.assertAlmostEqual(self.linger_seconds(), 10 * LINGER_SECONDS_PER_CALLER)
+        self.assertEqual(self.node.held_count, 0)
 
     def test_full_meanwhile(self):
         """What is too much for one entry does not wait for the timer; the rest does, and is not forgotten."""
-        self.node.hold()
-        self.add_and_go(1 + LINGER_SHARES_MIN)
-        self.release(1)
-        self.node.release(1)
+        self.have_callers(LINGER_CALLERS_MIN + 1)
         big = b"x" * SHARE_SIZE_MAX
         proposed = len(self.values())
         large, small = self.add(big), self.add(b"small")

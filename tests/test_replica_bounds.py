@@ -335,11 +335,11 @@ class ReadsTests(SynchronousTestCase):
 
 
 class LingerTests(SynchronousTestCase):
-    """How long a door with timers waits behind an entry of several callers."""
+    """How long a door with timers waits behind an entry when there are several callers."""
 
     def test_seconds(self):
-        """A quarter of a millisecond for each caller from four on, four milliseconds at most."""
-        for count, seconds in ((4, 0.001), (5, 0.00125), (16, 0.004), (17, 0.004), (100, 0.004)):
+        """A quarter of a millisecond for each caller from six on, eight milliseconds at most."""
+        for count, seconds in ((6, 0.0015), (7, 0.00175), (32, 0.008), (33, 0.008), (100, 0.008)):
             clock, settle = Clock(), []
             coalescer = Coalescer(
                 lambda _, appended, failed, settle=settle: settle.append(failed),

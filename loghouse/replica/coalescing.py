@@ -3,7 +3,7 @@
 An entry costs a header, a checksum, a turn of consensus, a frame to every follower and a part of a sync; most
 of that is the same for one record and for sixty-four. So what arrives together is proposed together, and
 while such an entry is under way, what arrives gathers until it is durable: it would wait for the disk anyway.
-Where calls come one by one and entries hold several, a few milliseconds more bring more company still.
+Where calls come one by one and callers are many, a few milliseconds more bring more company still.
 
 Serialized `RecordBatch`es put behind each other are one `RecordBatch`, so joining parses nothing. See ADR 8.
 """
@@ -21,10 +21,12 @@ from loghouse.protocol.entry import Buffer
 from loghouse.replica.api import Appended, Proposal, Propose
 from loghouse.runtime.scheduling import Cancellable, Later
 
-LINGER_SHARES_MIN: Final = 4
-"""Behind an entry of fewer callers, the next one does not linger: their calls would not gain by it."""
-LINGER_SECONDS_PER_SHARE: Final = 0.00025
-LINGER_SECONDS_MAX: Final = 0.004
+LINGER_CALLERS_MIN: Final = 6
+"""With fewer callers no entry waits for company: they would wait for each other, and gain little by it."""
+LINGER_SECONDS_PER_CALLER: Final = 0.00025
+LINGER_SECONDS_MAX: Final = 0.008
+CALLERS_FORGOTTEN: Final = 1 / 16
+"""The part of the callers seen before that each entry takes away at whose end there are fewer."""
 
 
 def may_share(*, attributes: int, producer_id: int, expect_offset: int | None) -> bool:
@@ -100,21 +102,31 @@ class Coalescer:
         # Joined entries under way before batches gather. With more, callers need not all wait for the same
         # disk; where calls come one by one, they only make smaller entries.
         self._entries_max = entries_max
-        # The reactor's timers, for a server whose calls come one by one: the more callers the last entry had,
-        # the longer the next one waits for its own.
+        # The reactor's timers, for a server whose calls come one by one: the more callers there are, the
+        # longer an entry waits for company behind the one before it.
         self._later = later
+        # How many callers there are: the most that waited at a time, forgotten little by little. An entry
+        # alone does not tell: one that is quick to be durable has few, however many calls the door is about
+        # to hand over, and would stay quick and small.
+        self._callers = 0.0
+        self._lingering: Cancellable | None = None  # ends the wait for company; None when none is waited for
         self._is_due = False
         self._gatherings: dict[str, _Gathering] = {}
+        self._gathered_count = 0  # batches in all of them
         self._under_way = 0
 
     def submit(self, subject: str, share: Share) -> None:
         """Take a batch and propose it now, with what gathered before it.
 
-        While entries are under way, or a turn's end is due, it gathers instead: they take it along.
+        While entries are under way, or a turn's end is due, it gathers instead: they take it along. Where
+        company is waited for, the last of the callers ends that.
         """
         self.add(subject, share)
         if self._is_idle:
             self.flush()
+        elif self._lingering is not None and self._gathered_count >= self._callers:
+            self._lingering.cancel()
+            self._end_turn()
 
     def submit_alone(self, share: Share, proposal: Proposal) -> Cancellable | None:
         """Propose a batch that may not share, behind what gathered; return what `LogLike.propose` does."""
@@ -139,6 +151,7 @@ class Coalescer:
             began = self._tally.now() if self._tally is not None else 0.0
             gathering = self._gatherings[subject] = _Gathering(began)
         gathering.shares.append(share)
+        self._gathered_count += 1
         gathering.size += size
         gathering.record_count += share.record_count
         if size > SHARE_SIZE_MAX or gathering.size >= JOINED_SIZE_MAX:
@@ -155,6 +168,7 @@ class Coalescer:
 
     def _end_turn(self) -> None:
         self._is_due = False
+        self._lingering = None
         if self._is_idle:
             self.flush()
 
@@ -171,6 +185,7 @@ class Coalescer:
 
     def _propose(self, subject: str, counted: int) -> None:
         gathering = self._gatherings.pop(subject)
+        self._gathered_count -= len(gathering.shares)
         shares = [share for share in gathering.shares if share.is_wanted]
         if not shares:
             return
@@ -222,9 +237,14 @@ class Coalescer:
     def _end_entry(self, counted: int, share_count: int) -> None:
         # Not at once: what the turn still brings doubles the next entry, and halves the cost of a record.
         self._under_way -= counted
-        if self._later is None or not counted or share_count < LINGER_SHARES_MIN:
+        if self._later is None or not counted:
+            self.flush_soon()
+            return
+        seen = self._gathered_count + share_count
+        self._callers = max(seen, self._callers * (1 - CALLERS_FORGOTTEN))
+        if self._callers < LINGER_CALLERS_MIN:
             self.flush_soon()
         elif not self._is_due:
             self._is_due = True
-            seconds = min(share_count * LINGER_SECONDS_PER_SHARE, LINGER_SECONDS_MAX)
-            self._later(seconds, self._end_turn)
+            seconds = min(self._callers * LINGER_SECONDS_PER_CALLER, LINGER_SECONDS_MAX)
+            self._lingering = self._later(seconds, self._end_turn)
