@@ -23,7 +23,7 @@ from loghouse.node.gate import Gate, proposal_alone, refusal_of
 from loghouse.node.long_checks import LongChecks
 from loghouse.protocol.client_messages import LeaderHint, Produce, ProduceReply
 from loghouse.protocol.cursors import CursorChange
-from loghouse.protocol.entry import CODEC_MASK, Buffer
+from loghouse.protocol.entry import CODEC_MASK, DEFAULT_GROUP, Buffer
 from loghouse.protocol.session import Session, TraceReceived
 from loghouse.replica.api import Proposal
 from loghouse.replica.coalescing import Coalescer
@@ -61,8 +61,10 @@ class Appender:
         self._soon = soon  # runs work at the end of this turn of the reactor; fixed
         # By group; one for each log that is appended to, as long as there is that log.
         self._coalescers: dict[int, Coalescer] = {}
-        # Sessions with answers not written yet, each with the log answered last; emptied by `flush`.
-        self._answered: dict[Appends, LogLike] = {}
+        # Sessions with answers not written yet, each with the logs that these are of; emptied by `flush`.
+        self._answered: dict[Appends, dict[int, LogLike]] = {}
+        self._last_group = DEFAULT_GROUP  # the log of the entry that was answered last
+        self._is_flush_due = False  # `_end_turn` is due
 
     def coalescer_of(self, log: LogLike) -> Coalescer:
         """Return what joins the appends of all sessions to a log."""
@@ -70,7 +72,8 @@ class Appender:
         if found is None:
             logs = self._node.logs
             self._coalescers = {group: one for group, one in self._coalescers.items() if group in logs}
-            found = self.coalescer_class(log.propose, self._soon, self.flush, ENTRIES_MAX, tally=self._tally)
+            settled = partial(self._settled, log.group)
+            found = self.coalescer_class(log.propose, self._soon, settled, ENTRIES_MAX, tally=self._tally)
             self._coalescers[log.group] = found
         return found
 
@@ -86,17 +89,36 @@ class Appender:
 
     def note_answer(self, appends: Appends, log: LogLike) -> None:
         """Flush a session later, once all batches of the entry have their answers."""
-        self._answered[appends] = log
+        logs = self._answered.get(appends)
+        if logs is None:
+            logs = self._answered[appends] = {}
+        logs[log.group] = log
+
+    def _settled(self, group: int) -> None:
+        """The answers to an entry were given: write them, with those of other logs that this turn brings."""
+        if group == self._last_group and not self._is_flush_due:
+            self.flush()  # one log answers alone, and nobody waits for others
+            return
+        self._last_group = group
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._is_flush_due = False
+        self.flush()
 
     def flush(self) -> None:
         """Write all answers given so far."""
         answered, self._answered = self._answered, {}
         leaders: dict[int, str] = {}
-        for appends, log in answered.items():
-            if log.group not in leaders:
-                leader = log.leader_name
-                leaders[log.group] = "" if leader == self._node_name else leader
-            appends.flush(log.group, leaders[log.group])
+        for appends, logs in answered.items():
+            for group, log in logs.items():
+                if group not in leaders:
+                    leader = log.leader_name
+                    leaders[group] = "" if leader == self._node_name else leader
+                appends.name_leader(group, leaders[group])
+            appends.flush()
 
 
 class Append:
@@ -274,12 +296,15 @@ class Appends:
         self._size -= len(append.payload) + APPEND_COST
         self._holding.shrink(self._size + self._coming)
 
-    def flush(self, group: int, leader: str) -> None:
-        """Write the answers. Tell the client of another leader of the log once: asking there saves a hop."""
+    def name_leader(self, group: int, leader: str) -> None:
+        """Tell the client of another leader of a log once, behind the answers: asking there saves a hop."""
         if leader != self._leaders_named.get(group, ""):
             self._leaders_named[group] = leader
             if leader and not self._session.is_closed:
                 self._session.send(LeaderHint(name=leader), group=group)
+
+    def flush(self) -> None:
+        """Write the answers."""
         self._link.flush()
 
     # --- giving up ------------------------------------------------------------------------

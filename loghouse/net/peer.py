@@ -52,9 +52,10 @@ BACKOFF_SECONDS_MIN: Final = 0.1
 BACKOFF_SECONDS_MAX: Final = 5.0
 IDLE_SECONDS_MAX: Final = 300.0
 TURN_SIZE_MAX: Final = 256 * KIB  # of bulk to one peer, before others have their turn of the reactor
+GATHERED_SIZE_MAX: Final = 32 * KIB  # of frames that wait for a turn's end: with more the peer can begin
 COALESCED_KINDS: Final = frozenset((Heartbeat.KIND, HeartbeatReply.KIND, Leads.KIND, NodeBeat.KIND))
-# Of named logs these go together, at the end of a turn: a hundred logs say them at once, and nobody's append
-# waits for them. Each alone costs a record of TLS and a call of the kernel.
+# Of named logs these always wait for the end of a turn: a hundred logs say them at once, and nobody's append
+# waits for them.
 GATHERED_KINDS: Final = frozenset(
     (Heartbeat.KIND, HeartbeatReply.KIND, RequestVote.KIND, RequestVoteReply.KIND)
 )
@@ -185,8 +186,13 @@ class PeerLink:
         self._soon = context.soon or (lambda work: context.reactor.callLater(0, work))
         self._turn_size = 0  # bytes written since `_end_turn` last ran
         self._is_turn_ending = False  # `_end_turn` is due
-        # Frames that go together once this turn has ended; emptied by that, and when the link is lost.
-        self._gathered: list[tuple[Buffer, ...]] = []
+        # The pieces of frames that go together once this turn has ended; emptied by that, by a frame that
+        # fills them up, and when the link is lost.
+        self._gathered: list[Buffer] = []
+        self._gathered_size = 0  # bytes of these
+        self._gathered_count = 0  # frames of these
+        self._is_gathering = False  # `_write_gathered` is due
+        self._last_group = DEFAULT_GROUP  # the log of the last frame that was written or gathered
 
     # --- what the cluster calls ----------------------------------------------------------
 
@@ -210,6 +216,8 @@ class PeerLink:
     def stop(self, reason: str = "") -> None:
         """Say goodbye and dial no more."""
         self.state = PeerState.STOPPED
+        if self._gathered and self.link is not None:
+            self._write(self.link, self._take_gathered())  # it was sent before this
         self._drop_queue()
         if self._timer is not None:
             self._timer.cancel()
@@ -230,10 +238,17 @@ class PeerLink:
         elif group > self._group_max:
             pass  # a node of before many logs would take the frame for one of its only log
         elif not self.queue and self.link.is_writable and self._turn_size < TURN_SIZE_MAX:
-            if group > DEFAULT_GROUP and kind in GATHERED_KINDS:
-                self._gather(frame)
+            # What one log says alone leaves at once. Where several have something to say, each frame alone
+            # would cost a record of TLS and a call of the kernel, here and there.
+            if (
+                group == self._last_group
+                and not self._gathered
+                and (kind not in GATHERED_KINDS or group <= DEFAULT_GROUP)
+            ):
+                self._write(self.link, frame)
             else:
-                self._write(self.link, frame)  # as nearly always
+                self._last_group = group
+                self._gather(self.link, frame)
             return True
         elif kind in COALESCED_KINDS and self.queue.replace(kind, group, frame):
             self._metrics.frame_coalesced(self.expected_node)
@@ -248,6 +263,8 @@ class PeerLink:
         """Write waiting frames while the link is writable, and bulk only within this turn's share."""
         link = self.link
         assert link is not None
+        if self._gathered and link.is_writable:
+            self._write(link, self._take_gathered())  # it came before what is queued
         while link.is_writable:
             frame = self.queue.take(bulk_too=self._turn_size < TURN_SIZE_MAX)
             if frame is None:
@@ -263,19 +280,30 @@ class PeerLink:
             self._is_turn_ending = True
             self._soon(self._end_turn)
 
-    def _gather(self, frame: tuple[Buffer, ...]) -> None:
-        if not self._gathered:
+    def _gather(self, link: DialledLink, frame: tuple[Buffer, ...]) -> None:
+        """Keep a frame, behind those kept already, until this turn ends or they are many bytes."""
+        self._gathered += frame
+        self._gathered_size += sum(map(len, frame))
+        self._gathered_count += 1
+        if self._gathered_size >= GATHERED_SIZE_MAX:
+            self._write(link, self._take_gathered())
+        elif not self._is_gathering:
+            self._is_gathering = True
             self._soon(self._write_gathered)
-        self._gathered.append(frame)
 
     def _write_gathered(self) -> None:
-        frames, self._gathered = self._gathered, []
-        if frames and self.link is not None:
-            self._write(self.link, tuple(piece for frame in frames for piece in frame))
+        self._is_gathering = False
+        if self._gathered and self.link is not None:
+            self._write(self.link, self._take_gathered())
+
+    def _take_gathered(self) -> tuple[Buffer, ...]:
+        gathered, self._gathered = self._gathered, []
+        self._gathered_size = self._gathered_count = 0
+        return tuple(gathered)
 
     def _drop_queue(self) -> None:
-        count = self.queue.clear() + len(self._gathered)
-        self._gathered = []
+        count = self.queue.clear() + self._gathered_count
+        self._take_gathered()
         if count:
             self._metrics.frames_dropped(self.expected_node, count)
 

@@ -86,6 +86,20 @@ PAYLOADS = (
         ("loghouse.net.appending:Appends._propose_checked", "or not line[0][0].is_wanted", ""),
         by="net.test_appending:LineTests.test_given_up_while_checked",
     ),
+    bug(
+        "queued-before-gathered",
+        "messages of a log keep their order on a link",
+        "What was queued while the link was full leaves before what was gathered earlier.",
+        ("loghouse.net.peer:PeerLink._drain", "if self._gathered and link.is_writable:", "if False:"),
+        by="net.test_dialling_parts:SendingTests.test_gathered_before_queued",
+    ),
+    bug(
+        "leader-of-the-last-log-alone",
+        "found while answers were gathered: each log has its leader",
+        "Of the logs whose answers leave together, a client hears who leads the last one.",
+        ("loghouse.net.appending:Appender.note_answer", "self._answered.get(appends)", "None"),
+        by="net.test_appending:AnswerTests.test_answers_of_many_logs",
+    ),
 )
 
 PRODUCERS = (

@@ -131,6 +131,26 @@ class AnswerTests(SynchronousTestCase):
         self.end_turn()
         self.assertEqual(len(self.proposals), 3)
 
+    def test_answers_of_many_logs(self):
+        """Answers of several logs that one turn brings leave in one write; those of a log alone at once."""
+        logs = [self.log(group, leader="b") for group in (1, 7, 8)]
+        for stream, log in enumerate(logs, 1):
+            self.take(stream, log)
+        self.end_turn()
+        self.settle(0, 10)
+        self.assertEqual(len(self.flushes), 1)
+        self.settle(1, 20)
+        self.settle(2, 30)
+        self.assertEqual((len(self.said), len(self.flushes)), (4, 1))
+        self.end_turn()
+        self.assertEqual(len(self.flushes), 2)
+        hinted = [one[1]["group"] for one in self.said if isinstance(one[0], LeaderHint)]
+        self.assertEqual(hinted, [1, 7, 8], "each log has a leader of its own to tell of")
+        self.take(4, logs[2])
+        self.end_turn()
+        self.settle(3, 31)
+        self.assertEqual(len(self.flushes), 3)
+
     def test_who_leads(self):
         """A client is told once of another node that leads a log, and again when that changes."""
         for leader, hints in (("a", 0), ("b", 1), ("b", 1), ("a", 1), ("b", 2), ("", 2), ("c", 3)):

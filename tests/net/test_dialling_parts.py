@@ -121,17 +121,65 @@ class SendingTests(DiallingCase):
         self.assertEqual((len(self.peer.queue), self.peer.queue.size), (0, 0))
 
     def test_gathered(self):
-        """What named logs say at once goes in one write at the end of the turn; the rest goes at once."""
+        """What several logs say in a turn goes in one write at its end, in order."""
         self.up()
         self.transport.sizes.clear()
         for size, kind, group in ((1, BEAT, 16), (2, VOTE, 17), (4, BEAT, 1), (8, BULK, 16), (16, BEAT, 18)):
-            self.assertTrue(self.send(size, kind, group))
-        self.assertEqual((self.transport.sizes, len(self.ends)), ([4, 8], 1))
+            self.assertTrue(self.peer._send(kind, group, (bytes([size]) * size,)))
+        self.assertEqual((self.transport.sizes, len(self.ends)), ([], 1))
         self.end_turn()
-        self.assertEqual((self.transport.sizes, self.ends), ([4, 8, 19], []))
+        self.assertEqual((self.transport.sizes, self.ends), ([31], []))
+        written = b"".join(bytes([size]) * size for size in (1, 2, 4, 8, 16))
+        self.assertTrue(self.transport.value().endswith(written))
         self.send(32, BEAT, 16)
         self.end_turn()
         self.assertEqual(self.transport.sizes[-1], 32)
+
+    def test_not_gathered(self):
+        """What one log alone has to say leaves at once, but for a named log's beats."""
+        self.up()
+        self.transport.sizes.clear()
+        self.send(1)
+        self.send(2, BEAT)
+        self.assertEqual((self.transport.sizes, self.ends), ([1, 2], []))
+        self.send(4, BULK, 16)  # the first one may be one of many
+        self.end_turn()
+        self.send(8, BULK, 16)
+        self.assertEqual((self.transport.sizes, self.ends), ([1, 2, 4, 8], []))
+        self.send(16, BEAT, 16)
+        self.send(32, BULK, 16)  # behind the beat, as it came
+        self.assertEqual(self.transport.sizes[-1], 8)
+        self.end_turn()
+        self.assertEqual(self.transport.sizes[-1], 48)
+
+    def test_gathered_until_many(self):
+        """Frames that are 32 KiB together leave at once, so that the peer can begin."""
+        self.up()
+        self.transport.sizes.clear()
+        self.assertEqual(peer_module.GATHERED_SIZE_MAX, 32 * KIB)
+        self.send(1, BULK, 16)
+        self.send(32 * KIB - 2, BULK, 17)
+        self.assertEqual(self.transport.sizes, [])
+        self.send(1, BULK, 18)
+        self.assertEqual(self.transport.sizes, [32 * KIB])
+        self.end_turn()
+        self.assertEqual((self.transport.sizes, self.ends), ([32 * KIB], []))
+
+    def test_gathered_before_queued(self):
+        """What was gathered leaves before what was queued behind it, and before a goodbye."""
+        link = self.up()
+        self.transport.sizes.clear()
+        self.send(1, BULK, 16)
+        link.pauseProducing()
+        self.send(2, VOTE, 17)
+        link.resumeProducing()
+        self.assertEqual(self.transport.sizes, [1, 2])
+        self.end_turn()
+        self.assertEqual(self.transport.sizes, [1, 2])
+        self.send(4, BULK, 16)
+        self.peer.stop("bye")
+        self.assertEqual(self.transport.sizes[2], 4)
+        self.assertEqual(self.dropped(), 0)
 
     def test_gathered_and_lost(self):
         """What was gathered when the link is lost is dropped and counted, and the next link is not told."""
