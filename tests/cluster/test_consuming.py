@@ -34,6 +34,12 @@ async def pipeline(cluster):
             tell("had", batch.offset, batch.next_offset)
             await consumer.emit([b"bill of " + value for value in batch.values()])
 
+async def share(cluster):
+    options = {"into": cluster.log("bills"), "lease_seconds": 2, "holder": f"worker-{os.getpid()}"}
+    async with cluster.consumer("billing", logs="orders-*", **options) as consumer:
+        async for batch in consumer.batches():
+            await consumer.emit([batch.log.encode() + b" " + value for value in batch.values()])
+
 async def handle(cluster):
     async with cluster.log("orders").consumer("handling", commit_seconds=3600, lease_seconds=600) as consumer:
         async for record in consumer:
@@ -56,7 +62,7 @@ def fork(consumer, record):
 
 async def main():
     async with connect(target, tls=tls, timeout_seconds=120) as cluster:
-        await (pipeline if job == "pipeline" else handle)(cluster)
+        await {"pipeline": pipeline, "share": share}.get(job, handle)(cluster)
 
 def stop(*_):
     raise SystemExit(3)
