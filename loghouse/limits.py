@@ -59,6 +59,7 @@ CURSORS_MAX: Final = 4096  # of a log; nothing pushes one out, so one more is re
 CURSOR_NAME_SIZE_MAX: Final = 127
 CURSOR_HOLDER_SIZE_MAX: Final = 127  # who works on it: a host, a process and a number
 CURSORS_PER_PAGE_MAX: Final = 256  # of a list of cursors; with the longest texts each has 540 bytes
+CURSORS_LISTED_MAX: Final = 10_000  # of all logs, by one command: some 5 MB here, and more than anybody reads
 CURSORS_SIZE_MAX: Final = 256 * KIB  # of such a page on the wire
 CURSORS_SHOWN_MAX: Final = 64  # with metrics of their own; with the longest names they are 75 kB of a scrape
 LEASE_SECONDS_MIN: Final = 1.0  # shorter ones run out in a long write of a disk

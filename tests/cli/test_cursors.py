@@ -1,7 +1,11 @@
 """`loghouse cursor` against a node in memory."""
 
 import json
+from unittest.mock import patch
 
+from loghouse import limits
+from loghouse.cli import cursors as command
+from loghouse.errors import NotSupportedError, PermissionDeniedError
 from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder
 from tests.cli.support import NodeCase
 from tests.fakes.cursors import carry_out, move_with_records
@@ -75,3 +79,77 @@ class CursorCommandTests(NodeCase):
             _, out, _ = self.run_cursor(*shown, "--json")
             found = json.loads(out)
             self.assertIsNone(found.get("cursors", [found])[0]["lag"])
+
+
+class AllCursorsTests(NodeCase):
+    """`loghouse cursor list --all`: the cursors of all logs."""
+
+    def setUp(self):
+        super().setUp()
+        self.logs = {"default": self.cluster}
+        for name in ("bills", "orders", "secret"):
+            self.run_command("log", "create", name, "--replicas", "1", *self.target)
+            self.logs[name] = self.cluster.named[max(self.cluster.named)]
+        for name, log in self.logs.items():
+            log.add_values(b"a", b"b")
+            self.put(name, f"of-{name}", 1)
+
+    def put(self, log, name, position):
+        order = CursorOrder(operation=CursorOperation.SET, name=name, subject="root", position=position)
+        carry_out(self.logs[log], order)
+
+    def fail(self, log, error):
+        for node in self.logs[log].nodes:
+            node.failure = error
+
+    def list_all(self, *options):
+        return self.run_command("cursor", "list", "--all", *options, *self.target)
+
+    def test_all(self):
+        """Those of every log are listed, by log and name, but of a log that the caller may not consume."""
+        self.fail("secret", PermissionDeniedError("root", "consume", "secret"))
+        self.put("orders", "another", 7)
+        code, out, err = self.list_all()
+        self.assertEqual((code, err), (0, ""))
+        rows = [line.split() for line in out.splitlines()]
+        self.assertEqual(rows[0], ["LOG", "CURSOR", "POSITION", "LAG", "HOLDER", "LEASE", "OWNER"])
+        self.assertEqual(
+            [row[:4] for row in rows[1:]],
+            [
+                ["bills", "of-bills", "1", "1"],
+                ["default", "of-default", "1", "1"],
+                ["orders", "another", "7", "-"],
+                ["orders", "of-orders", "1", "1"],
+            ],
+        )
+        code, out, err = self.list_all("--json")
+        found = json.loads(out)
+        self.assertEqual((code, err, found["is_complete"]), (0, "", True))
+        self.assertEqual([one["log"] for one in found["cursors"]], ["bills", "default", "orders", "orders"])
+        self.assertEqual(found["cursors"][2]["name"], "another")
+        self.assertIsNone(found["cursors"][2]["lag"])
+
+    def test_one_does_not_answer(self):
+        """What a log's leader does not tell is said, with the code of that error; the others are shown."""
+        self.fail("orders", NotSupportedError("cursors are not known"))
+        code, out, err = self.list_all("--json")
+        found = json.loads(out)
+        self.assertEqual((code, found["is_complete"]), (1, False))
+        self.assertEqual([one["log"] for one in found["cursors"]], ["bills", "default", "secret"])
+        self.assertEqual(err, "log orders: cursors are not known\n")
+
+    def test_too_many(self):
+        """So many are listed, and that there are more is said."""
+        self.assertEqual(command.CURSORS_LISTED_MAX, limits.CURSORS_LISTED_MAX)
+        for most, is_complete in ((3, False), (4, True)):
+            with patch.object(command, "CURSORS_LISTED_MAX", most):
+                code, out, err = self.list_all("--json")
+            found = json.loads(out)
+            self.assertEqual((code, len(found["cursors"]), found["is_complete"]), (0, most, is_complete))
+            self.assertEqual("the first 3" in err, not is_complete)
+
+    def test_one_log_or_all(self):
+        """All logs and one of them contradict each other."""
+        code, _, err = self.list_all("--log", "orders")
+        self.assertEqual(code, 2)
+        self.assertIn("--all does not go with --log", err)

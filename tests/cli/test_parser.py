@@ -49,7 +49,7 @@ DEFAULTS = {
     "log repair orders --replace n2 --with n4": {
         "name": "orders", "replace": "n2", "new": "n4", **CONNECTION,
     },
-    "cursor list": CONNECTION,
+    "cursor list": {"all": False, **CONNECTION},
     "cursor get billing": {"name": "billing", **CONNECTION},
     "cursor set billing --position 7": {"name": "billing", "position": 7, **CONNECTION},
     "cursor delete billing": {"name": "billing", "yes": False, **CONNECTION},
@@ -137,6 +137,7 @@ OPTIONS = {
         "--retention-bytes unlimited --retention-age unlimited": {"retention_bytes": 0, "retention_age": 0},
     },
     "log delete orders": {"--yes": {"yes": True}},
+    "cursor list": {"--all": {"all": True}},
     "cursor delete billing": {"--yes --log a": {"yes": True, "log": "a"}},
     "cluster status": {"--watch": {"watch": True}},
     "cluster add n1": {"--learner": {"learner": True}},
