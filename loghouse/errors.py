@@ -357,6 +357,20 @@ class CursorTrimmedError(RequestError):
         self.lowest = lowest
 
 
+class PositionTakenError(RequestError):
+    """The row of a database that a consumer was to move holds the position of another consumer."""
+
+    def __init__(self, name: str, owner: str, source: str) -> None:
+        super().__init__(
+            f"row {name!r} of table loghouse_positions is of {owner}, and this consumer reads {source}: its "
+            "position means other records; give process() a name= that no other consumer of this database "
+            "has, or, if that log was made anew, delete the row"
+        )
+        self.name = name
+        self.owner = owner
+        self.source = source
+
+
 # --- the wire -----------------------------------------------------------------
 
 

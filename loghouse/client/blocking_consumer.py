@@ -227,7 +227,8 @@ class Consumer(_BlockingConsumer[AsyncConsumer]):
         row = self.cursor_name if name is None else name
         place = DatabasePosition(connection, row, paramstyle=paramstyle)
         beginning = self.begin()
-        self._loop.run(self._consumer.go_on_from(place.claim(self._consumer.epoch, beginning)))
+        position = place.claim(self._consumer.epoch, beginning, self._consumer.source)
+        self._loop.run(self._consumer.go_on_from(position))
         for batch in self.batches():
             place.handle(handler, batch, self._consumer.epoch)
             self.done(batch)

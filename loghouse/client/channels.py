@@ -18,7 +18,7 @@ from loghouse.errors import ClosedError, LoghouseError, NotSupportedError
 from loghouse.protocol.client_messages import Produce
 from loghouse.protocol.cursor_messages import CursorOrder, CursorPage
 from loghouse.protocol.cursors import CursorChange
-from loghouse.protocol.entry import DEFAULT_GROUP, Buffer
+from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, Buffer
 from loghouse.protocol.record_range import ReadPage, RecordRange
 
 _T = TypeVar("_T")
@@ -41,6 +41,11 @@ class LogId(NamedTuple):
     def pin(self) -> int:
         """The group that must have the name, where there could be another one: `default` has but one."""
         return self.group if self.group != DEFAULT_GROUP else 0
+
+    @property
+    def identity(self) -> str:
+        """Its name and its number: `orders#16`."""
+        return f"{self.name or DEFAULT_LOG}#{self.group}"
 
 
 class AppendAnswer(NamedTuple):

@@ -163,13 +163,14 @@ class AsyncConsumer(ConsumerBase[Iterator[Batch], Batch, Record]):
             paramstyle: The driver's.
 
         Raises:
+            PositionTakenError: The row is that of another log's consumer, or of another cursor's.
             CursorFencedError: Another one has the cursor, or had claimed the row; nothing was committed.
         """
         place = DatabasePosition(
             connection, self.cursor_name if name is None else name, paramstyle=paramstyle
         )
         beginning = await self.begin()
-        await self.go_on_from(place.claim(self.epoch, beginning))
+        await self.go_on_from(place.claim(self.epoch, beginning, self.source))
         async with aclosing(self.batches()) as batches:
             async for batch in batches:
                 place.handle(handler, batch, self.epoch)
@@ -182,6 +183,11 @@ class AsyncConsumer(ConsumerBase[Iterator[Batch], Batch, Record]):
         self.done(position)
 
     # --- where it is ------------------------------------------------------------------------
+
+    @property
+    def source(self) -> str:
+        """What positions and epochs are of: the log, by name and number, and the cursor, once it is held."""
+        return self._work.source
 
     @property
     def epoch(self) -> int:

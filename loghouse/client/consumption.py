@@ -14,6 +14,7 @@ from typing import Final, Protocol, Unpack
 
 from loghouse.client.choice import ReadOptions
 from loghouse.client.consumer_settings import ConsumerSettings
+from loghouse.client.cursors import AsyncCursors
 from loghouse.client.keeping import Keeper, KeepingLog, Spawn
 from loghouse.client.records import Batch, Bounds
 from loghouse.client.starts import Start
@@ -32,6 +33,9 @@ class ConsumedLog(Protocol):
     ) -> AsyncGenerator[Iterator[Batch], None]:
         """Yield the batches of one answer at a time."""
 
+    def cursors(self) -> AsyncCursors:
+        """Return its cursors."""
+
     async def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
         """Return the offsets that the log holds."""
 
@@ -48,10 +52,18 @@ class Consumption:
 
     def __init__(self, log: ConsumedLog, into: KeepingLog, settings: ConsumerSettings, spawn: Spawn) -> None:
         self._log = log
+        self._into = into
         self._settings = settings
         self.keeper = Keeper(into, settings, spawn)
         self._answers: AsyncGenerator[Iterator[Batch], None] | None = None  # what is read; None: not begun
         self._reading: asyncio.Task[Iterator[Batch]] | None = None  # the next answer, on its way
+
+    @property
+    def source(self) -> str:
+        """What its positions count, and what keeps its cursor; known once that was acquired."""
+        log, keeping = self._log.cursors().log, self._into.cursors().log
+        kept = "" if keeping == log else f" in {keeping}"
+        return f"{log} by cursor {self.keeper.name!r}{kept}"
 
     async def next_batches(self) -> Iterator[Batch]:
         """Return the batches of the next answer, decoded as they are taken; wait until there is one.

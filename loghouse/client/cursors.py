@@ -18,6 +18,7 @@ from loghouse.errors import InvalidRequestError
 from loghouse.limits import CURSOR_HOLDER_SIZE_MAX, LEASE_SECONDS_DEFAULT, UINT64_MAX
 from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder, CursorPage, DescribedCursor
 from loghouse.protocol.cursors import REWIND, CursorChange, advance_with_records
+from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -105,10 +106,20 @@ class AsyncCursors:
         holder: Who acquires, unless `acquire` is told: this host, process, and a number of its own.
     """
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, identity: Callable[[], str] | None = None) -> None:
         self._ask = ask
+        self._identity = identity
         host = platform.node().encode("ascii", "replace").decode()[:_HOST_SIZE_MAX]
         self.holder = f"{host}:{os.getpid()}:{secrets.token_hex(4)}"
+
+    @property
+    def log(self) -> str:
+        """The log that keeps them, by name and number: `orders#16`; known once one of them was asked for.
+
+        A log that is made anew under its name has another number. That of an embedded log is the one which it
+        has when a node serves it.
+        """
+        return f"{DEFAULT_LOG}#{DEFAULT_GROUP}" if self._identity is None else self._identity()
 
     async def acquire(
         self,
@@ -268,6 +279,11 @@ class BlockingCursors:
         self.holder = cursors.holder
         self._cursors = cursors
         self._run = run
+
+    @property
+    def log(self) -> str:
+        """The log that keeps them; see `AsyncCursors.log`."""
+        return self._cursors.log
 
     acquire = _waiting(AsyncCursors.acquire, "Have a cursor, and return it")
     advance = _waiting(AsyncCursors.advance, "Move a cursor, and return it")

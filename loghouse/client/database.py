@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from loghouse.client.fields import text_of
 from loghouse.client.records import Batch
-from loghouse.errors import CursorFencedError, InvalidRequestError
+from loghouse.errors import CursorFencedError, InvalidRequestError, PositionTakenError
 
 TABLE: Final = "loghouse_positions"
 _MARKS: Final = {"qmark": "?", "format": "%s", "pyformat": "%s"}
@@ -49,28 +49,33 @@ class DatabasePosition:
         self._mark = _MARKS[paramstyle]
         self.name = text_of("name", name)
 
-    def claim(self, epoch: int, position: int) -> int:
+    def claim(self, epoch: int, position: int, source: str) -> int:
         """Let nobody with an older epoch move the row, and return its position.
 
         Args:
             epoch: Of the cursor, as it was acquired.
             position: Where a row begins that is new.
+            source: What the position counts, and whose epoch that is. It stays in the row.
 
         Raises:
+            PositionTakenError: The row is another source's, whose positions and epochs mean something else.
             CursorFencedError: Somebody with a newer epoch was here already.
         """
         try:
             self._execute(
                 f"CREATE TABLE IF NOT EXISTS {TABLE} (name VARCHAR(127) PRIMARY KEY, "
-                "epoch BIGINT NOT NULL, position BIGINT NOT NULL)"
+                "epoch BIGINT NOT NULL, position BIGINT NOT NULL, source VARCHAR(511) NOT NULL)"
             )
             self._execute(
-                f"UPDATE {TABLE} SET epoch = ? WHERE name = ? AND epoch <= ?", epoch, self.name, epoch
+                f"UPDATE {TABLE} SET epoch = ? WHERE name = ? AND source = ? AND epoch <= ?",
+                *(epoch, self.name, source, epoch),
             )
             row = self._row()
             if row is None:
-                self._execute(f"INSERT INTO {TABLE} VALUES (?, ?, ?)", self.name, epoch, position)
-                row = epoch, position
+                self._execute(f"INSERT INTO {TABLE} VALUES (?, ?, ?, ?)", self.name, epoch, position, source)
+                row = epoch, position, source
+            if row[2] != source:
+                raise PositionTakenError(self.name, row[2], source)
             if row[0] != epoch:
                 raise CursorFencedError(epoch, row[0], self.name)
             self._connection.commit()
@@ -106,10 +111,11 @@ class DatabasePosition:
             self._connection.rollback()
             raise
 
-    def _row(self) -> tuple[int, int] | None:
-        """Return the epoch and the position; None: there is no row."""
-        found = self._execute(f"SELECT epoch, position FROM {TABLE} WHERE name = ?", self.name).fetchone()
-        return None if found is None else (int(found[0]), int(found[1]))
+    def _row(self) -> tuple[int, int, str] | None:
+        """Return the epoch, the position and the source; None: there is no row."""
+        asked = f"SELECT epoch, position, source FROM {TABLE} WHERE name = ?"
+        found = self._execute(asked, self.name).fetchone()
+        return None if found is None else (int(found[0]), int(found[1]), str(found[2]))
 
     def _execute(self, statement: str, *values: Any) -> Any:
         cursor = self._connection.cursor()

@@ -481,7 +481,7 @@ class AsyncLog:
 
     def cursors(self) -> AsyncCursors:
         """Return what moves, lists and changes this log's cursors: positions that it keeps for programs."""
-        return AsyncCursors(self._ask_cursor)
+        return AsyncCursors(self._ask_cursor, lambda: self.calls.where.identity)
 
     def consumer(
         self, name: str, *, into: AsyncLog | None = None, **options: Unpack[ConsumerOptions]

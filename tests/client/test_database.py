@@ -7,10 +7,12 @@ from io import BytesIO
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.client.database import DatabasePosition
-from loghouse.errors import CursorFencedError, InvalidRequestError
+from loghouse.errors import CursorFencedError, InvalidRequestError, PositionTakenError
 from tests.client.fake import FakeCase
+from tests.client.test_named_logs import NamedCase
 from tests.fakes.tasks import asynchronous, until
 
+SOURCE = "orders#16 by cursor 'billing'"
 WORKER = "worker-1"  # comes again after a crash, and need not wait for itself
 
 
@@ -51,32 +53,44 @@ class PositionTests(SynchronousTestCase):
 
     def test_goes_on(self):
         """It begins where it is told the first time, and where it stands from then on."""
-        self.assertEqual(self.place.claim(5, 30), 30)
+        self.assertEqual(self.place.claim(5, 30, SOURCE), 30)
         self.place.move(5, 40)
         self.database.commit()
-        self.assertEqual(self.place.claim(5, 99), 40)
-        self.assertEqual(self.place.claim(8, 99), 40)
-        self.assertEqual(DatabasePosition(self.database, "other").claim(2, 7), 7)
+        self.assertEqual(self.place.claim(5, 99, SOURCE), 40)
+        self.assertEqual(self.place.claim(8, 99, SOURCE), 40)
+        self.assertEqual(DatabasePosition(self.database, "other").claim(2, 7, SOURCE), 7)
 
     def test_fenced(self):
         """An older epoch neither claims nor moves it; nobody moves a row that is gone."""
-        self.place.claim(5, 0)
-        self.place.claim(8, 0)
+        self.place.claim(5, 0, SOURCE)
+        self.place.claim(8, 0, SOURCE)
         error = self.assertRaises(CursorFencedError, self.place.move, 5, 10)
         self.assertEqual((error.epoch, error.current, error.name), (5, 8, "billing"))
         self.database.rollback()
-        self.assertRaises(CursorFencedError, self.place.claim, 7, 0)
+        self.assertRaises(CursorFencedError, self.place.claim, 7, 0, SOURCE)
         self.assertFalse(self.database.in_transaction)  # others wait for nothing
-        self.assertEqual(self.place.claim(8, 0), 0)
+        self.assertEqual(self.place.claim(8, 0, SOURCE), 0)
         self.database.execute("DELETE FROM loghouse_positions")
         self.assertRaises(CursorFencedError, self.place.move, 8, 10)
 
+    def test_taken(self):
+        """A row that holds another consumer's position is not touched, whichever epoch is higher."""
+        self.place.claim(5, 30, SOURCE)
+        for epoch in (4, 5, 9):
+            other = DatabasePosition(self.database, "billing")
+            refunds = "refunds#17 by cursor 'billing'"
+            error = self.assertRaises(PositionTakenError, other.claim, epoch, 0, refunds)
+            self.assertEqual((error.name, error.owner), ("billing", SOURCE))
+            self.assertIn("give process() a name=", str(error))
+            self.assertFalse(self.database.in_transaction)
+        self.assertEqual(self.place.claim(5, 99, SOURCE), 30)
+
     def test_rolled_back(self):
         """The move is undone with the transaction that it is in."""
-        self.place.claim(5, 0)
+        self.place.claim(5, 0, SOURCE)
         self.place.move(5, 10)
         self.database.rollback()
-        self.assertEqual(self.place.claim(5, 0), 0)
+        self.assertEqual(self.place.claim(5, 0, SOURCE), 0)
 
     def test_paramstyle(self):
         """Values go where the driver looks for them."""
@@ -196,6 +210,56 @@ class ProcessTests(FakeCase):
         self.assertEqual(self.bills, [])
         await self.to_the_end()
         self.assertEqual(self.bills, list(self.VALUES))
+
+    @asynchronous
+    async def test_one_row_for_two(self):
+        """Of two cursors with one row the second one is told, and harms nothing; each with its own works."""
+        await self.to_the_end()
+        async with self.log.consumer("refunds", holder=WORKER) as consumer:
+            error = await self.raises(
+                PositionTakenError, consumer.process(self.database, self.handle, name="billing")
+            )
+        self.assertEqual(error.owner, "default#1 by cursor 'billing'")
+        self.assertEqual(error.source, "default#1 by cursor 'refunds'")
+        self.assertEqual(self.bills, list(self.VALUES))
+        async with self.log.consumer("refunds", holder=WORKER) as consumer, asyncio.timeout(30):
+            self.finished.clear()
+            work = asyncio.ensure_future(consumer.process(self.database, self.handle))
+            await self.finished.wait()
+            work.cancel()
+            await asyncio.wait({work})
+        self.assertEqual(self.bills, list(self.VALUES) * 2)
+
+
+class NamedTests(NamedCase):
+    """Logs whose consumers share a database."""
+
+    @asynchronous
+    async def test_two_logs(self):
+        """A log that has another name, or the same one anew, has no position in the row of the first."""
+        _, client = await self.opened()
+        database = sqlite3.connect(":memory:")
+        self.addCleanup(database.close)
+
+        async def taken(log):
+            async with log.consumer("billing") as consumer:
+                return (await self.raises(PositionTakenError, consumer.process(database, print))).source
+
+        async def first(log):
+            async with log.consumer("billing") as consumer:
+                await self.raises(DiedError, consumer.process(database, dies))
+
+        def dies(batch):
+            raise DiedError
+
+        await client.log("orders").append(b"a")
+        await first(client.log("orders"))
+        await client.create_log("refunds")
+        self.assertRegex(await taken(client.log("refunds")), r"^refunds#[0-9]+ by cursor 'billing'$")
+        self.assertRegex(await taken(client), r"^default#1 by cursor 'billing'$")
+        await client.delete_log("orders")
+        await client.create_log("orders")
+        self.assertRegex(await taken(client.log("orders")), r"^orders#[0-9]+ by cursor 'billing'$")
 
 
 class ImporterTests(FakeCase):

@@ -56,6 +56,11 @@ class DeferredCursors:
         self._inner = cursors
         self._run = run
 
+    @property
+    def log(self) -> str:
+        """The log that keeps them; see `AsyncCursors.log`."""
+        return self._inner.log
+
     acquire = deferred("DeferredCursors", AsyncCursors.acquire, "Have a cursor, and return it")
     advance = deferred("DeferredCursors", AsyncCursors.advance, "Move a cursor, and return it")
     renew = deferred("DeferredCursors", AsyncCursors.renew, "Begin the lease anew")
