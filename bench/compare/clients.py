@@ -6,16 +6,18 @@ Jobs are those of `bench.compare.jobs`. Nothing of Loghouse is imported here.
 """
 
 import asyncio
+import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from bench.compare.jobs import WARM_UP_COUNT, Client, figures_of, main
 
 MAKE_SECONDS_MAX = 60.0
 LIBRARY_SECONDS_MAX = 60.0
+PAGE_COUNT = 512  # entries that Redis is asked for at once
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
@@ -273,5 +275,120 @@ class Kafka(Client):
         return str(self._partition().leader)
 
 
+class Redis(Client):
+    """redis-py with hiredis: XADD and WAIT, which holds its connection up: one for each append in flight."""
+
+    async def open(self, window: int) -> None:
+        from redis.asyncio import Redis as Connection
+
+        host, _, port = self.targets[0].rpartition(":")
+        self._open = [
+            Connection(
+                host=host,
+                port=int(port),
+                ssl=True,
+                ssl_ca_certs=str(self.certs / "ca.pem"),
+                ssl_certfile=str(self.certs / "root.pem"),
+                ssl_keyfile=str(self.certs / "root.key"),
+                single_connection_client=True,
+            )
+            for _ in range(window)
+        ]
+        await asyncio.gather(*(connection.initialize() for connection in self._open))
+        self._free = list(self._open)
+
+    async def close(self) -> None:
+        for connection in self._open:
+            await connection.aclose()
+
+    async def make(self) -> None:
+        """A stream begins with its first record."""
+        await until(self._is_whole, "two replicas")
+
+    async def _is_whole(self) -> bool:
+        found = await self._open[0].info("replication")
+        replicas = [found.get(f"slave{number}", {}) for number in (0, 1)]
+        return all(replica.get("state") == "online" for replica in replicas)
+
+    async def append(self, body: bytes) -> None:
+        connection = self._free.pop()
+        try:
+            both = connection.pipeline(transaction=False)
+            both.xadd(self.log, {b"v": body}).wait(1, 0)
+            _, replica_count = await both.execute()
+            assert replica_count >= 1
+        finally:
+            self._free.append(connection)
+
+    async def fill(self, size: int, count: int) -> None:
+        body, at_once = os.urandom(size), max(1, (4 << 20) // size)
+        for begin in range(0, count, at_once):
+            records = self._open[0].pipeline(transaction=False)
+            for _ in range(min(at_once, count - begin)):
+                records.xadd(self.log, {b"v": body})
+            records.wait(2, 0)
+            await records.execute()
+
+    async def _pages(self, count: int) -> AsyncIterator[list[bytes]]:
+        left, after = count, b"-"
+        while left > 0:
+            found = await self._open[0].xrange(self.log, min=after, count=min(left, PAGE_COUNT))
+            yield [fields[b"v"] for _, fields in found]
+            left -= len(found)
+            after = b"(" + found[-1][0]
+
+    async def read_bulk(self, count: int) -> int:
+        return sum([sum(map(len, page)) async for page in self._pages(count)])
+
+    async def read_each(self, count: int) -> int:
+        """Pages, too: one record at a time would be a round trip for each."""
+        size = 0
+        async for page in self._pages(count):
+            for value in page:
+                size += len(value)
+        return size
+
+
+class RabbitMQ(Client):
+    """aio-pika: a publish and its confirm."""
+
+    attempt_seconds = 5.0  # a new leader confirms what the old one was sent; asking again would only add
+
+    async def open(self, window: int) -> None:
+        self._place = 0
+        await self._dial()
+
+    async def _dial(self) -> None:
+        import aio_pika
+
+        address = self.targets[self._place % len(self.targets)]
+        self._message, self._mode = aio_pika.Message, aio_pika.DeliveryMode.PERSISTENT
+        self._connection = await aio_pika.connect(
+            f"amqps://guest:guest@{address}/", ssl_context=self.tls(), timeout=5
+        )
+        self._channel = await self._connection.channel(publisher_confirms=True)
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def recover(self) -> None:
+        """Go to another node, until one answers."""
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self.close(), 0.5)
+        self._place += 1
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._dial(), 2.0)
+
+    async def make(self) -> None:
+        arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-quorum-initial-group-size": 3}
+        await self._channel.declare_queue(self.log, durable=True, arguments=arguments)
+
+    async def append(self, body: bytes) -> None:
+        message = self._message(body, delivery_mode=self._mode)
+        await self._channel.default_exchange.publish(
+            message, routing_key=self.log, timeout=LIBRARY_SECONDS_MAX
+        )
+
+
 if __name__ == "__main__":
-    main({"nats": Nats, "etcd": Etcd, "kafka": Kafka})
+    main({"nats": Nats, "etcd": Etcd, "kafka": Kafka, "redis": Redis, "rabbitmq": RabbitMQ})

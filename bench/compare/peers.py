@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bench.cluster import append_load
-from bench.compare.install import UnavailableError, build_go, clients_python
+from bench.compare.install import build_go, clients_python
 from bench.compare.kafka import Kafka
 from bench.compare.peer import Peer, Strangers, run_client
+from bench.compare.rabbitmq import RabbitMQ
+from bench.compare.redis import Redis
 from bench.compare.shape import LOG, Append
 from loghouse import __version__
 from loghouse.testing.cluster_process import ClusterProcess
@@ -169,43 +171,7 @@ class Etcd(Strangers):
             return ""
 
 
-class NotYet(Peer):
-    """A system that somebody would ask for, and why it is not compared."""
-
-    version = durability = ""
-
-    def __init__(self, name: str, reason: str) -> None:
-        self.name = name
-        self._reason = reason
-
-    def install(self) -> None:
-        raise UnavailableError(f"{self.name}: {self._reason}")
-
-    def start(self, folder: Path, certificates: Certificates) -> None:
-        raise NotImplementedError
-
-    def client(self, job: str, log: str, *numbers: int) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def pids(self) -> Sequence[int]:
-        return []
-
-    def pid_of(self, leader: str) -> int:
-        raise NotImplementedError
-
-    def mend(self) -> None:
-        """Nothing was started."""
-
-    def stop(self) -> None:
-        """Nothing was started."""
-
-
 def all_peers() -> dict[str, Peer]:
     """Return the peers by the name that `PEER=` takes."""
-    later = "this command does not start it yet; the figures on record are of other commands"
-    return {
-        "nats": Nats(),
-        "etcd": Etcd(),
-        "kafka": Kafka(),
-        **{name.lower(): NotYet(name, later) for name in ("Redis", "RabbitMQ")},
-    }
+    peers: list[Peer] = [Nats(), Etcd(), Kafka(), Redis(), RabbitMQ()]
+    return {peer.name.lower(): peer for peer in peers}

@@ -15,6 +15,7 @@ from bench.compare.install import UnavailableError
 from bench.compare.kafka import tls_settings
 from bench.compare.peer import ClientError, Peer, Servers, run_client
 from bench.compare.peers import all_peers
+from bench.compare.rabbitmq import is_whole, leader_of, node_name
 from bench.compare.runner import compare
 from bench.compare.shape import SHAPES, Append, Failover, Read, shape_of
 from loghouse.testing.process import Certificates
@@ -453,7 +454,21 @@ class PeerTests(SynchronousTestCase):
         self.assertEqual(both.stat().st_mode & 0o777, 0o600)
         self.assertEqual(both.read_text().count("-----BEGIN "), 2)
 
-    def test_not_yet(self):
-        """A system that is not started yet says so when it is asked for."""
-        with self.assertRaisesRegex(UnavailableError, "Redis: "):
-            all_peers()["redis"].install()
+    def test_queues(self):
+        """Of RabbitMQ's list of queues one is looked at: who leads it, and whether all three are there."""
+        nodes = [node_name(number) for number in (1, 2, 3)]
+        whole = {"name": "compare", "leader": nodes[1], "online": nodes}
+        listed = json.dumps([{"name": "other", "leader": nodes[0], "online": nodes[:1]}, whole])
+        self.assertEqual(leader_of(listed, "compare"), "2")
+        self.assertTrue(is_whole(listed, "compare"))
+        self.assertFalse(is_whole(listed, "other"))
+        self.assertFalse(is_whole(listed, "unknown"))
+
+    def test_names(self):
+        """Each peer is asked for by its name in small letters, and says what an acknowledgement means."""
+        peers = all_peers()
+        self.assertEqual(list(peers), ["nats", "etcd", "kafka", "redis", "rabbitmq"])
+        for name, peer in peers.items():
+            self.assertEqual(peer.name.lower(), name)
+            self.assertTrue(peer.durability)
+            self.assertLessEqual(set(peer.lacks), {shape.kind for shape in SHAPES})
