@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 from collections.abc import Iterable, Set
 from datetime import timedelta
@@ -20,6 +21,7 @@ from loghouse.client.group_consuming import AsyncGroupConsumer, wanted_logs
 from loghouse.client.log import AsyncLog
 from loghouse.client.log_settings import changes_of, names_of, settings_of
 from loghouse.client.membership import Membership
+from loghouse.client.open_consumers import LEAVE_SECONDS
 from loghouse.client.pin import ClusterPin
 from loghouse.client.routes import Routes
 from loghouse.client.target import Tls, parse_target
@@ -29,6 +31,7 @@ from loghouse.errors import PermissionDeniedError, UnknownLogError
 from loghouse.protocol.entry import DEFAULT_LOG
 
 TIMEOUT_SECONDS: Final = 30.0
+_logger: Final = logging.getLogger("loghouse.client")
 
 
 class ClientOptions(TypedDict, total=False):
@@ -94,8 +97,26 @@ class AsyncClient(AsyncLog):
         await self.close()
 
     async def close(self) -> None:
-        """Close every connection; whoever waits for an answer gets an error."""
-        await self.cluster_calls.close()
+        """Close every connection; whoever waits for an answer gets an error.
+
+        Consumers that are open first commit what is done and let their cursors go, for at most 10 seconds
+        together; the logger `loghouse.client` is told of what could not be committed.
+        """
+        left = await self.close_within(LEAVE_SECONDS)
+        if left:
+            _logger.error("a client was closed before its consumers: %s", left)
+
+    async def close_within(self, seconds: float) -> str:
+        """Close, and give the consumers that are open so many seconds; return what they could not commit."""
+        calls = self.cluster_calls
+        if calls.place.is_elsewhere:
+            return ""  # they are the parent's, and so are the connections
+        left = ""
+        if calls.consumers:
+            calls.place.check()
+            left = await calls.consumers.close(seconds)
+        await calls.close()
+        return left
 
     def log(self, name: str) -> AsyncLog:
         """Return one of the cluster's logs, empty: the default one. Nothing is asked before its first use.
@@ -174,7 +195,7 @@ class AsyncClient(AsyncLog):
             holder=holder,
             spawn=self.cluster_calls.spawn,
         )
-        return AsyncGroupConsumer(membership, settings.name, holder, self.calls.place)
+        return AsyncGroupConsumer(membership, self.cluster_calls.consumers, holder, self.calls.place)
 
     async def _log_names(self, expected: Set[str]) -> list[str]:
         """Return the names of all logs; those that are expected are not missing unless they are not there."""

@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from loghouse.client.consumer_base import AnyConsumer
 from loghouse.client.consumer_settings import Done, position_behind
 from loghouse.client.consuming import AsyncConsumer
 from loghouse.client.database import DatabaseConnection, DatabasePosition
@@ -21,7 +21,8 @@ from loghouse.client.done_crossing import DoneCrossing
 from loghouse.client.fields import values_of
 from loghouse.client.group_consuming import AsyncGroupConsumer
 from loghouse.client.group_records import GroupBatch, GroupDone, GroupRecord, behind
-from loghouse.client.loop_thread import pulled
+from loghouse.client.loop_thread import LoopThread, pulled
+from loghouse.client.open_consumers import OpenConsumers
 from loghouse.client.place import Place
 from loghouse.client.records import Batch, NewRecord, Record
 from loghouse.errors import ClientUseError, ClosedError, UnavailableError
@@ -38,9 +39,6 @@ class ConsumerLoop(Protocol):
 
     def soon(self, work: Callable[[], None]) -> None:
         """Do something there; nothing once the loop is closed."""
-
-    def opened(self, consumer: AnyConsumer) -> None:
-        """Close this consumer when the client or the interpreter ends before it is closed, or dropped."""
 
 
 class _BlockingConsumer(Generic[_C]):
@@ -68,7 +66,6 @@ class _BlockingConsumer(Generic[_C]):
     def __enter__(self) -> Self:
         self._place.check_process()
         self._loop.run(self._consumer.__aenter__())
-        self._loop.opened(self._consumer)
         self._is_open = True
         return self
 
@@ -282,26 +279,41 @@ class GroupConsumer(_BlockingConsumer[AsyncGroupConsumer]):
         return self._consumer.positions
 
 
-def close_consumers(loop: ConsumerLoop, consumers: Iterable[AnyConsumer], until: float) -> str:
-    """Close what is open, until a moment of the monotonic clock.
+class ConsumersEnd:
+    """The end of all consumers on a loop, for who waits in another thread, for a bounded time."""
 
-    Returns:
-        What could not be committed, as a sentence; empty when everything is.
-    """
+    def __init__(self, thread: LoopThread, consumers: OpenConsumers) -> None:
+        self._thread = thread
+        self._consumers = consumers
+        self._left: Future[str] = Future()
 
-    async def close() -> str:
-        seconds = max(0.0, until - time.monotonic())
-        closing = {asyncio.ensure_future(one.close()): one for one in list(consumers)}
-        if not closing:
-            return ""
-        await asyncio.wait(closing, timeout=seconds)
-        return "; ".join(
-            f"what is done is not committed in cursor {one.cursor_name!r}"
-            for task, one in closing.items()
-            if not task.done() or task.cancelled() or task.exception() is not None
-        )
+    def begin(self, seconds: float, before: Iterable[asyncio.Task[None]] = ()) -> None:
+        """Commit what is done, and let all cursors go; nobody waits here.
 
-    try:
-        return loop.run(close())
-    except (UnavailableError, ClientUseError):
-        return ""  # the loop is closed, and they were with it
+        Args:
+            before: What ends before that; half of the time is the consumers' even if it does not.
+        """
+
+        async def end() -> str:
+            if waited := set(before):
+                await asyncio.wait(waited, timeout=seconds / 2)
+            return await self._consumers.close(seconds)
+
+        def ended(task: asyncio.Task[str]) -> None:
+            self._left.set_result("" if task.cancelled() or task.exception() else task.result())
+
+        try:
+            self._thread.begin(end(), ended)
+        except (UnavailableError, ClientUseError):
+            self._left.set_result("")  # the loop is closed, and they were with it
+
+    def wait(self, until: float) -> str:
+        """Wait until all have ended, or for a moment of the monotonic clock.
+
+        Returns:
+            What could not be committed, as a sentence; empty when everything is.
+        """
+        try:
+            return self._left.result(max(0.0, until - time.monotonic()))
+        except TimeoutError:
+            return self._consumers.left()

@@ -8,14 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 from loghouse.client import exiting
 from loghouse.client.asynchronous import AsyncClient
 from loghouse.client.batching import Accumulator, OutgoingBatch, ProducerLedger, encode_record
-from loghouse.client.blocking_consumer import close_consumers
-from loghouse.client.consumer_base import AnyConsumer
+from loghouse.client.blocking_consumer import ConsumersEnd
 from loghouse.client.gathering import GatheredDelivery, GatheringProducer
 from loghouse.client.log import AsyncLog
 from loghouse.client.loop_thread import LoopThread
@@ -79,7 +78,8 @@ class OpenClient:
         client.calls.place.check_process()  # where its thread is
         self.thread = LoopThread()
         self._running: dict[asyncio.Task[None], tuple[Pending, Sending]] = {}
-        self._consumers: WeakSet[AnyConsumer] = WeakSet()
+        self._finishing: list[Pending] = []  # of the producers that were told to finish at the exit
+        self._consumers_end = ConsumersEnd(self.thread, client.calls.consumers)
         exiting.opened(self)
 
     def begin(self, pending: Pending, sending: Sending) -> asyncio.Task[None]:
@@ -93,33 +93,42 @@ class OpenClient:
 
         return self.thread.run(start())
 
+    def finish(self, seconds: float) -> None:
+        """See `exiting.Open`."""
+        running = dict(self._running)
+        for pending, sending in running.values():
+            self._finishing.append(pending)
+            self.soon(sending.finish)
+        # Behind that: what is done may rest on what was appended.
+        self._consumers_end.begin(seconds, running)
+
     def flush(self, until: float) -> str:
         """See `exiting.Open`."""
-        running = list(self._running.values())
-        for _, sending in running:
-            self.soon(sending.finish)
-        left = [pending.wait(until) for pending, _ in running]
-        # Behind that: what is done may rest on what was appended.
-        return "; ".join(filter(None, [*left, close_consumers(self, self._consumers, until)]))
+        left = [pending.wait(until) for pending in self._finishing]
+        return "; ".join(filter(None, [*left, self._consumers_end.wait(until)]))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and return its result; see `LoopThread.run`."""
         return self.thread.run(work)
 
-    def opened(self, consumer: AnyConsumer) -> None:
-        """Close this consumer at the interpreter's end, if it is open still."""
-        self._consumers.add(consumer)
-
     def soon(self, work: Callable[[], None]) -> None:
         """Do something on the loop; nothing when it is closed, for what was appended has failed then."""
         self.thread.soon(work)
 
-    def close(self, until: float = float("-inf")) -> None:
-        """Close every connection and end the thread; wait for a thread that was ending already until then."""
+    def close(self, until: float | None = None) -> None:
+        """Close every connection and end the thread; wait for a thread that was ending already until then.
+
+        Args:
+            until: A moment of the monotonic clock, up to which consumers may commit; None: for 10 seconds.
+        """
         if self.client.calls.place.is_elsewhere:
             return  # the connections are the parent's, and so is the thread
         exiting.closed(self)
-        self.thread.close(self.client.close)
+        if until is None:
+            self.thread.close(self.client.close)
+            until = float("-inf")
+        else:
+            self.thread.close(partial(self.client.close_within, max(0.0, until - time.monotonic())))
         self.thread.join(max(0.0, until - time.monotonic()))
 
     def close_soon(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from loghouse.client.balancing import Balancer, ClusterView, Purpose
 from loghouse.client.channels import AppendAnswer, Channel, Channels, LogId, seen
 from loghouse.client.failures import CallFailedError, CallFailure, Effect, refused_link
+from loghouse.client.open_consumers import OpenConsumers
 from loghouse.client.pin import ClusterPin
 from loghouse.client.place import Place
 from loghouse.client.retrying import Attempts
@@ -61,6 +62,7 @@ class Calls:
         group: Its number; 0 until a server told it. From then on it is kept: another log that gets the name
             is not the one that was asked for.
         tracer: Begins the spans of appends; None: there are none.
+        consumers: Those of the client that are open.
     """
 
     tracer: Any = None
@@ -89,6 +91,7 @@ class Calls:
         self._refreshing: asyncio.Task[None] | None = None
         self._rested_at = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
+        self.consumers = OpenConsumers(self.spawn)
         self._make: Callable[..., Calls] = Calls  # makes the calls about another log
 
     def of_log(self, name: str) -> Calls:
@@ -98,7 +101,7 @@ class Calls:
         made = self._make(
             self.balancer.of_log(), self.channels, self.rng, self.pin, routes=self._routes, log=name
         )
-        made.place, made._tasks = self.place, self._tasks
+        made.place, made._tasks, made.consumers = self.place, self._tasks, self.consumers
         return made
 
     @property

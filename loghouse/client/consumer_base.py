@@ -8,15 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from loghouse.client.consumer_settings import warn_of_consumer
+from loghouse.client.open_consumers import CLOSE_SECONDS, LEAVE_SECONDS, ConsumerWork, OpenConsumers
 from loghouse.client.place import Place
 from loghouse.errors import ClientUseError, ClosedError, LoghouseError
-
-CLOSE_SECONDS: Final = 30.0
-LEAVE_SECONDS: Final = 10.0
-"""How long leaving the block by an error, a cancellation or Ctrl-C may take for what is to be committed."""
 
 _Answer = TypeVar("_Answer")
 _Batch = TypeVar("_Batch")
@@ -34,11 +31,13 @@ class ConsumerBase(ABC, Generic[_Answer, _Batch, _Record]):
 
     _is_open = False  # until it is entered
 
-    def __init__(self, name: str, holder: str, place: Place) -> None:
+    def __init__(self, work: ConsumerWork, opened: OpenConsumers, holder: str, place: Place) -> None:
+        self._inner = work
+        self._opened = opened
         self._place = place
         self._given: _Record | _Batch | None = None  # what the program got last
         self._iterations = 0
-        self.cursor_name = name
+        self.cursor_name = work.name
         self.holder = holder
 
     async def __aenter__(self) -> Self:
@@ -46,6 +45,7 @@ class ConsumerBase(ABC, Generic[_Answer, _Batch, _Record]):
         self._loop = asyncio.get_running_loop()
         await self._enter()
         self._is_open = True
+        self._opened.add(self._inner)
         return self
 
     async def __aexit__(
@@ -139,9 +139,9 @@ class ConsumerBase(ABC, Generic[_Answer, _Batch, _Record]):
         """Whether this consumer holds a cursor, as far as it knows."""
 
     @property
-    @abstractmethod
     def failure(self) -> LoghouseError | None:
         """Why this consumer cannot go on; None while it can."""
+        return self._inner.failure
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -158,13 +158,17 @@ class ConsumerBase(ABC, Generic[_Answer, _Batch, _Record]):
         """End at once: nothing is committed any more, and others wait until the lease runs out."""
         self._is_open = False
         if not self._place.is_elsewhere:
-            await self._end_at_once()
+            self._opened.discard(self._inner)
+            await self._inner.abort()
 
     async def _close(self, seconds: float) -> None:
         if not self._is_open:
             return  # it is closed already, or was aborted
         self._is_open = False
-        await self._end(seconds)
+        try:
+            await self._inner.close(seconds)
+        finally:
+            self._opened.discard(self._inner)
 
     def _check(self) -> None:
         """Raise unless this consumer can do something here; as `check_open`.
@@ -185,38 +189,20 @@ class ConsumerBase(ABC, Generic[_Answer, _Batch, _Record]):
         """
         if self.failure is not None:
             raise self.failure
+        if self._inner.is_ending:
+            raise ClosedError("the consumer is closed")
         if not self._is_open:
-            if self._is_ending:
-                raise ClosedError("the consumer is closed")
             raise ClientUseError("this consumer is not open; use `async with`")
 
     def __del__(self) -> None:
-        if self._is_open and self.is_active and not self._place.is_elsewhere:
+        if not self._is_open or self._place.is_elsewhere:
+            return
+        if self._inner.is_at_work:
             warn_of_consumer(self.cursor_name)
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._finish)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._opened.drop, self._inner)
 
     # --- what it works with -----------------------------------------------------------------
 
     async def _enter(self) -> None:
         """Begin the work that does not wait for the first iteration."""
-
-    @property
-    @abstractmethod
-    def _is_ending(self) -> bool:
-        """Whether the work is over, or about to be."""
-
-    @abstractmethod
-    async def _end(self, seconds: float) -> None:
-        """Commit, release and end, within so many seconds."""
-
-    @abstractmethod
-    async def _end_at_once(self) -> None:
-        """End, and commit nothing more."""
-
-    @abstractmethod
-    def _finish(self) -> None:
-        """Commit what is done, release and end, though nobody waits for it; on the loop."""
-
-
-AnyConsumer: TypeAlias = ConsumerBase[Any, Any, Any]

@@ -11,10 +11,10 @@ from loghouse.client.consumer_settings import ConsumerSettings, Done, position_b
 from loghouse.client.consumption import ConsumedLog, Consumption
 from loghouse.client.database import DatabaseConnection, DatabasePosition
 from loghouse.client.fields import values_of
-from loghouse.client.keeping import KeepingLog, Spawn
+from loghouse.client.keeping import KeepingLog
+from loghouse.client.open_consumers import OpenConsumers
 from loghouse.client.place import Place
 from loghouse.client.records import Batch, NewRecord, Record
-from loghouse.errors import LoghouseError
 
 
 class AsyncConsumer(ConsumerBase[Iterator[Batch], Batch, Record]):
@@ -30,12 +30,17 @@ class AsyncConsumer(ConsumerBase[Iterator[Batch], Batch, Record]):
     """
 
     def __init__(
-        self, log: ConsumedLog, into: KeepingLog, settings: ConsumerSettings, *, spawn: Spawn, place: Place
+        self,
+        log: ConsumedLog,
+        into: KeepingLog,
+        settings: ConsumerSettings,
+        opened: OpenConsumers,
+        place: Place,
     ) -> None:
         """Use `AsyncLog.consumer`."""
-        self._work = Consumption(log, into, settings, spawn)
+        self._work = Consumption(log, into, settings, opened.spawn)
         self._keeper = self._work.keeper
-        super().__init__(settings.name, self._keeper.holder, place)
+        super().__init__(self._work, opened, self._keeper.holder, place)
 
     # --- what there is to do ----------------------------------------------------------------
 
@@ -212,29 +217,7 @@ class AsyncConsumer(ConsumerBase[Iterator[Batch], Batch, Record]):
         """Whether this consumer holds the cursor, as far as it knows."""
         return self._keeper.is_active
 
-    @property
-    def failure(self) -> LoghouseError | None:
-        """Why this consumer cannot go on; None while it can."""
-        return self._keeper.failure
-
     async def lag(self) -> int:
         """Return how many of the log's records are not done."""
         self._check()
         return await self._work.lag()
-
-    # --- the end ----------------------------------------------------------------------------
-
-    @property
-    def _is_ending(self) -> bool:
-        return self._keeper.is_finishing
-
-    async def _end(self, seconds: float) -> None:
-        await self._work.stop_reading()
-        await self._keeper.close(seconds)
-
-    async def _end_at_once(self) -> None:
-        await self._work.stop_reading()
-        await self._keeper.abort()
-
-    def _finish(self) -> None:
-        self._keeper.finish()

@@ -15,10 +15,17 @@ from typing import Final, Protocol, Unpack
 from loghouse.client.choice import ReadOptions
 from loghouse.client.consumer_settings import ConsumerSettings
 from loghouse.client.cursors import AsyncCursors
-from loghouse.client.keeping import Keeper, KeepingLog, Spawn
+from loghouse.client.keeping import Keeper, KeepingLog
+from loghouse.client.open_consumers import Spawn
 from loghouse.client.records import Batch, Bounds
 from loghouse.client.starts import Start
-from loghouse.errors import ClosedError, CursorTrimmedError, DeadlineError, OffsetOutOfRangeError
+from loghouse.errors import (
+    ClosedError,
+    CursorTrimmedError,
+    DeadlineError,
+    LoghouseError,
+    OffsetOutOfRangeError,
+)
 
 _logger: Final = logging.getLogger("loghouse.client")
 CHECK_SECONDS: Final = 5.0
@@ -47,6 +54,7 @@ class Consumption:
     """Reads a log for a consumer, and keeps its cursor.
 
     Attributes:
+        name: Of the cursor.
         keeper: Of the cursor.
     """
 
@@ -54,6 +62,7 @@ class Consumption:
         self._log = log
         self._into = into
         self._settings = settings
+        self.name = settings.name
         self.keeper = Keeper(into, settings, spawn)
         self._answers: AsyncGenerator[Iterator[Batch], None] | None = None  # what is read; None: not begun
         self._reading: asyncio.Task[Iterator[Batch]] | None = None  # the next answer, on its way
@@ -112,6 +121,38 @@ class Consumption:
         position = await self.keeper.position()
         bounds = await self._log.bounds(timeout_seconds=self._settings.timeout_seconds)
         return max(0, bounds.next_offset - max(position, bounds.lowest))
+
+    # --- the end (`ConsumerWork`) -----------------------------------------------------------
+
+    @property
+    def failure(self) -> LoghouseError | None:
+        """Why it cannot go on; None while it can."""
+        return self.keeper.failure
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the cursor is held, or waited for."""
+        return self.keeper.is_at_work
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is over, or about to be."""
+        return self.keeper.is_finishing
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether everything that is done is durable."""
+        return self.keeper.is_committed
+
+    async def close(self, seconds: float) -> None:
+        """Read no more, commit, and let the cursor go; see `Keeper.close`."""
+        await self.stop_reading()
+        await self.keeper.close(seconds)
+
+    async def abort(self) -> None:
+        """Read no more, and end; see `Keeper.abort`."""
+        await self.stop_reading()
+        await self.keeper.abort()
 
     # --- where to read ----------------------------------------------------------------------
 

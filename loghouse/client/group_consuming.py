@@ -12,9 +12,10 @@ from loghouse.client.fields import values_of
 from loghouse.client.group_records import GroupBatch, GroupDone, GroupRecord, behind
 from loghouse.client.log_settings import names_of
 from loghouse.client.membership import LOST, HeldLog, Membership
+from loghouse.client.open_consumers import OpenConsumers
 from loghouse.client.place import Place
 from loghouse.client.records import Batch, NewRecord
-from loghouse.errors import InvalidRequestError, LoghouseError
+from loghouse.errors import InvalidRequestError
 
 GroupAnswer: TypeAlias = tuple[HeldLog, Iterator[Batch]]
 """The batches of one answer, and the share of this member that they are of."""
@@ -50,10 +51,10 @@ class AsyncGroupConsumer(ConsumerBase[GroupAnswer, GroupBatch, GroupRecord]):
     to nothing, and the other member gets them.
     """
 
-    def __init__(self, membership: Membership, name: str, holder: str, place: Place) -> None:
+    def __init__(self, membership: Membership, opened: OpenConsumers, holder: str, place: Place) -> None:
         """Use `AsyncClient.consumer`."""
         self._membership = membership
-        super().__init__(name, holder, place)
+        super().__init__(membership, opened, holder, place)
 
     async def _enter(self) -> None:
         await self._membership.start()
@@ -193,28 +194,8 @@ class AsyncGroupConsumer(ConsumerBase[GroupAnswer, GroupBatch, GroupRecord]):
         """Whether this member holds a log."""
         return bool(self._membership.shares)
 
-    @property
-    def failure(self) -> LoghouseError | None:
-        """Why this consumer cannot go on; None while it can."""
-        return self._membership.failure
-
     async def lag(self) -> int:
         """Return how many records are not done, of the logs that this member holds."""
         self._check()
         shares = list(self._membership.shares.values())
         return sum(await asyncio.gather(*(share.work.lag() for share in shares)))
-
-    # --- the end ----------------------------------------------------------------------------
-
-    @property
-    def _is_ending(self) -> bool:
-        return self._membership.is_closing
-
-    async def _end(self, seconds: float) -> None:
-        await self._membership.close(seconds)
-
-    async def _end_at_once(self) -> None:
-        await self._membership.abort()
-
-    def _finish(self) -> None:
-        self._membership.finish()

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from copy import copy
+from typing import Final, Protocol
 
 from loghouse.client.consumer_settings import ConsumerSettings
 from loghouse.client.cursors import Advance, AsyncCursors, Cursor
 from loghouse.client.holding import HeldCursor, Step, stand_by_seconds
+from loghouse.client.open_consumers import Spawn
 from loghouse.errors import (
     ClientUseError,
     ClosedError,
@@ -33,8 +34,6 @@ from loghouse.protocol.entry import Codec
 _logger: Final = logging.getLogger("loghouse.client")
 RETRY_SECONDS: Final = 0.5
 """Between two attempts at a step that nobody answered; each attempt itself takes long."""
-
-Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class KeepingLog(Protocol):
@@ -91,6 +90,16 @@ class Keeper:
         return self.holding is not None and self.failure is None and not self.is_finishing
 
     @property
+    def is_at_work(self) -> bool:
+        """Whether the cursor is held, or waited for."""
+        return self._task is not None and not self._task.done()
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether everything that is done is durable."""
+        return self.holding is None or self.holding.committed >= self.holding.position
+
+    @property
     def task(self) -> asyncio.Task[None]:
         """The task that keeps the cursor; it ends when that is over."""
         assert self._task is not None
@@ -116,7 +125,7 @@ class Keeper:
             self._task = self._spawn(self._run())
         while self.holding is None:
             if self._held is not None and until is not None and self._now >= until:
-                raise self._held
+                raise copy(self._held)  # which is kept, and would keep its traceback, and so the consumer
             await self._wait_for_news(until if self._held is not None else None)
             self.check()
         return self.holding
@@ -221,7 +230,7 @@ class Keeper:
                 self.failure = self._given_up(seconds)
         finally:
             await self.abort()
-        if self.failure is not None and self.holding is not None and not self.holding.is_settled:
+        if self.failure is not None and not self.is_committed:
             raise self.failure
 
     async def abort(self) -> None:
@@ -237,7 +246,7 @@ class Keeper:
 
     def _raise_problem(self, failed_before: int) -> None:
         if self._problem is not None and self._problem_count != failed_before:
-            raise self._problem
+            raise copy(self._problem)  # as above
 
     # --- the task ---------------------------------------------------------------------------
 

@@ -501,7 +501,7 @@ class AsyncLog:
             options: See `ConsumerOptions`.
         """
         keeping, settings = checked_into(into, AsyncLog) or self, settings_of(name, **options)
-        return AsyncConsumer(self, keeping, settings, spawn=keeping.calls.spawn, place=self.calls.place)
+        return AsyncConsumer(self, keeping, settings, keeping.calls.consumers, self.calls.place)
 
     async def _ask_cursor(
         self, order: CursorOrder, timeout_seconds: float | None, is_safe: bool

@@ -142,7 +142,7 @@ class LoopThread:
         except RuntimeError:
             raise ClosedError("the client is closed") from None
 
-    def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def close(self, last: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Run a last coroutine, cancel all others, and end the thread; a second time does nothing."""
         if self._is_closing:
             return
@@ -153,7 +153,7 @@ class LoopThread:
         self.join(JOIN_SECONDS)
 
     def close_soon(
-        self, last: Callable[[], Coroutine[Any, Any, None]], then: Callable[[], object] | None = None
+        self, last: Callable[[], Coroutine[Any, Any, object]], then: Callable[[], object] | None = None
     ) -> None:
         """As `close`, but nobody waits: any thread may call it, at any moment, this one included.
 
@@ -180,7 +180,7 @@ class LoopThread:
             ending.exception()  # nobody is there to be told
         self.loop.stop()
 
-    async def _finish(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _finish(self, last: Callable[[], Coroutine[Any, Any, object]]) -> None:
         try:
             await last()
         finally:

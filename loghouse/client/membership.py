@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 from loghouse.client.consumer_settings import ConsumerSettings
 from loghouse.client.consumption import Consumption
 from loghouse.client.group_shares import ASK_SECONDS, GroupShares
-from loghouse.client.keeping import Spawn, rest
+from loghouse.client.keeping import rest
+from loghouse.client.open_consumers import Spawn
 from loghouse.client.records import Batch
 from loghouse.errors import (
     ClosedError,
@@ -110,10 +111,11 @@ class Membership:
         holder: Who this member is.
 
     Attributes:
+        name: The group's.
         shares: What is held, by the log's name.
         ready: Shares whose next answer has come, in their order.
         failure: Why there is nothing more to come; None: there is.
-        is_closing: Whether the consumer is closed, or about to be.
+        is_ending: Whether the consumer is closed, or about to be.
         news: Set when `ready`, `shares` or `failure` changed; whoever waits for it clears it.
     """
 
@@ -141,7 +143,8 @@ class Membership:
         self._limit = asyncio.Semaphore(CALLS_MAX)
         self._changed = asyncio.Event()  # something that `GroupShares` was told
         self._task: asyncio.Task[None] | None = None
-        self.is_closing = False
+        self.name = settings.name
+        self.is_ending = False
         self.shares: dict[str, HeldLog] = {}
         self.ready: deque[HeldLog] = deque()
         self.failure: LoghouseError | None = None
@@ -207,13 +210,23 @@ class Membership:
             )
             self._drop(share)
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it holds logs, or looks for some."""
+        return self._task is not None and not self._task.done() and not self.is_ending
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether everything that is done is durable, in all logs that it holds."""
+        return all(share.work.is_committed for share in list(self.shares.values()))
+
     async def close(self, seconds: float) -> None:
         """Commit what is done, and let others have all logs at once.
 
         Raises:
             LoghouseError: Something that is done could not be committed.
         """
-        self.is_closing = True
+        self.is_ending = True
         try:
             await self._stop()
             if self._calls:
@@ -230,7 +243,7 @@ class Membership:
 
     async def abort(self) -> None:
         """End at once: nothing is committed any more."""
-        self.is_closing = True
+        self.is_ending = True
         await self._stop()
         if calls := set(self._calls.values()):
             for call in calls:
@@ -241,16 +254,6 @@ class Membership:
             await share.work.keeper.abort()
         self.shares.clear()
         self.news.set()
-
-    def finish(self) -> None:
-        """Close in the background: nobody waits for it."""
-        self._spawn(self._finish())
-
-    async def _finish(self) -> None:
-        try:
-            await self.close(LET_GO_SECONDS)
-        except LoghouseError as error:
-            _logger.warning("group %r was not committed: %s", self._settings.name, error)
 
     async def _stop(self) -> None:
         """Begin nothing more."""
@@ -424,7 +427,7 @@ class Membership:
 
     def _kept(self, share: HeldLog) -> None:
         """The keeper of a share ended: because it was told to, or because the cursor is lost."""
-        if not share.is_leaving and not self.is_closing and share.work.keeper.failure is not None:
+        if not share.is_leaving and not self.is_ending and share.work.keeper.failure is not None:
             self.lose(share, share.work.keeper.failure)
 
     def _drop(self, share: HeldLog) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from loghouse.client.choice import Choice, PageOptions, ReadOptions, Trust, choi
 from loghouse.client.consumer_settings import ConsumerOptions, checked_into, settings_of
 from loghouse.client.cursors import Advance, AsyncCursors, advance_of
 from loghouse.client.fields import seconds_of
+from loghouse.client.open_consumers import LEAVE_SECONDS, OpenConsumers
 from loghouse.client.pages import RecordPage, in_order
 from loghouse.client.place import Place
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
@@ -43,8 +45,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 READERS: Final = 4
-LEAVE_SECONDS: Final = 10.0
-"""How long what is done in consumers that were dropped may take to be committed."""
+_logger: Final = logging.getLogger("loghouse.client")
 
 
 class _TaskRequest(Request):
@@ -93,6 +94,7 @@ class AsyncEmbeddedLog:
         self._is_closed = False
         self._place = Place()
         self._tasks: set[asyncio.Task[None]] = set()  # of consumers, which may have been dropped
+        self.consumers = OpenConsumers(self._spawn)
 
     async def __aenter__(self) -> Self:
         return self
@@ -103,18 +105,25 @@ class AsyncEmbeddedLog:
         await self.close()
 
     async def close(self) -> None:
-        """Close the log and let the directory go; who follows the log gets ClosedError."""
+        """Close the log and let the directory go; who follows the log gets ClosedError.
+
+        What is done in a consumer that is open is committed first.
+        """
         if not self._is_closed:
+            await self._close_consumers(LEAVE_SECONDS)
             self._is_closed = True
             await asyncio.get_running_loop().run_in_executor(self._readers, self._log.close)
             self._end_threads()
 
-    async def leave(self) -> None:
-        """End what this one began, once consumers that were dropped have committed; the log stays open."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=LEAVE_SECONDS)
+    async def leave(self, seconds: float) -> None:
+        """End what this one began, once its consumers have committed; the log stays open."""
+        await self._close_consumers(seconds)
         self._is_closed = True
         self._end_threads()
+
+    async def _close_consumers(self, seconds: float) -> None:
+        if left := await self.consumers.close(seconds):
+            _logger.error("a log was closed before its consumers: %s", left)
 
     def _end_threads(self) -> None:
         self._writer.shutdown(wait=False)
@@ -225,9 +234,7 @@ class AsyncEmbeddedLog:
         from loghouse.client.consuming import AsyncConsumer
 
         keeping = checked_into(into, AsyncEmbeddedLog) or self
-        return AsyncConsumer(
-            self, keeping, settings_of(name, **options), spawn=self._spawn, place=self._place
-        )
+        return AsyncConsumer(self, keeping, settings_of(name, **options), keeping.consumers, self._place)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

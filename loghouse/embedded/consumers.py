@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakSet
 
 from loghouse.client import exiting
-from loghouse.client.blocking_consumer import Consumer, close_consumers
-from loghouse.client.consumer_base import AnyConsumer
+from loghouse.client.blocking_consumer import Consumer, ConsumersEnd
 from loghouse.client.consuming import AsyncConsumer
 from loghouse.client.loop_thread import LoopThread
+from loghouse.client.open_consumers import LEAVE_SECONDS
 from loghouse.client.place import Place
 from loghouse.embedded.asynchronous import AsyncEmbeddedLog
 
@@ -30,7 +30,7 @@ class EmbeddedConsumers:
         self._place = Place()
         self._place.check_process()
         self._thread = LoopThread()
-        self._consumers: WeakSet[AnyConsumer] = WeakSet()
+        self._end = ConsumersEnd(self._thread, self.log.consumers)
         exiting.opened(self)
 
     def blocking(self, consumer: AsyncConsumer, owner: object) -> Consumer:
@@ -45,18 +45,18 @@ class EmbeddedConsumers:
         """Do something on the loop; nothing once it is closed."""
         self._thread.soon(work)
 
-    def opened(self, consumer: AnyConsumer) -> None:
-        """Close this consumer when the log is closed, if it is open still."""
-        self._consumers.add(consumer)
+    def finish(self, seconds: float) -> None:
+        """See `exiting.Open`."""
+        self._end.begin(seconds)
 
     def flush(self, until: float) -> str:
-        """Close the consumers; see `exiting.Open`."""
-        return close_consumers(self, self._consumers, until)
+        """See `exiting.Open`."""
+        return self._end.wait(until)
 
-    def close(self, until: float = float("-inf")) -> None:
-        """Close the consumers, and end the thread."""
+    def close(self, until: float | None = None) -> None:
+        """Close the consumers, until a moment of the monotonic clock or for 10 seconds; end the thread."""
         if self._place.is_elsewhere:
             return  # it is the parent's
         exiting.closed(self)
-        self.flush(max(until, time.monotonic() + exiting.EXIT_SECONDS))
-        self._thread.close(self.log.leave)
+        seconds = LEAVE_SECONDS if until is None else max(0.0, until - time.monotonic())
+        self._thread.close(partial(self.log.leave, seconds))

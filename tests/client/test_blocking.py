@@ -42,6 +42,9 @@ class Thread:
 
     soon, _soon = LoopThread.soon, LoopThread._soon
 
+    def begin(self, work, ended):
+        self.loop.call_soon(lambda: self.loop.create_task(work).add_done_callback(ended))
+
     def close(self, last):
         self.noted.append(("close", last))
         self.is_closed = True
@@ -293,16 +296,19 @@ class OpenTests(ThreadCase):
     def test_flush(self):
         """Every producer is told to finish first, then each is waited for; what is left is told."""
         opened = self.opened()
+        opened.finish(10.0)
         self.assertEqual(opened.flush(5.0), "")
+        opened = self.opened()
         sendings = [Sending(), Sending()]
         for pending, sending in zip(self.pending, sendings, strict=True):
             opened.begin(pending, sending)
+        opened.finish(10.0)
         self.assertEqual(opened.flush(5.0), "left 0; left 1")
         self.assertEqual(self.waits, [(0, 5.0), (1, 5.0)])
         self.turn(opened)
         self.assertEqual([sending.noted for sending in sendings], [["run", "finish"]] * 2)
         self.turn(opened)
-        self.assertEqual(opened.flush(6.0), "")
+        self.assertEqual((opened._running, opened._consumers_end.wait(6.0)), ({}, ""))
 
     def test_close(self):
         """The thread runs the client's own end; it is joined up to a moment, and not waited for otherwise."""
@@ -311,7 +317,12 @@ class OpenTests(ThreadCase):
             opened = self.opened()
             self.assertEqual(exiting._open, {opened})
             opened.close(*([] if until is None else [until]))
-            self.assertEqual(opened.thread.noted, [("close", opened.client.close), ("join", seconds)])
+            [(_, last), joined] = opened.thread.noted
+            if until is None:
+                self.assertEqual(last, opened.client.close)
+            else:
+                self.assertEqual((last.func, last.args), (opened.client.close_within, (seconds,)))
+            self.assertEqual(joined, ("join", seconds))
             self.assertEqual(exiting._open, set())
 
     def test_elsewhere(self):
@@ -358,6 +369,9 @@ class OpenTests(ThreadCase):
             def __init__(self, left):
                 self.left = left
 
+            def finish(self, seconds):
+                noted.append(("finish", seconds))
+
             def flush(self, until):
                 noted.append(("flush", until))
                 if isinstance(self.left, BaseException):
@@ -382,7 +396,7 @@ class OpenTests(ThreadCase):
                     exiting.flush_all()
                 except KeyboardInterrupt:
                     self.assertIsInstance(left, KeyboardInterrupt)
-            self.assertEqual(noted, [("flush", 110.0), ("close", 110.0)])
+            self.assertEqual(noted, [("finish", 10.0), ("flush", 110.0), ("close", 110.0)])
             text = f"a producer or consumer was not closed before the interpreter ended: {left}"
             self.assertEqual(texts, [("ERROR", text)] * count)
             self.assertEqual(

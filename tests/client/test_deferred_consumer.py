@@ -1,9 +1,14 @@
 """The consumer for Twisted programs, on both kinds of reactors."""
 
+import gc
+
 from twisted.internet.defer import ensureDeferred
 
+from loghouse.client.deferred import opened
 from loghouse.errors import ClientUseError, ClosedError
 from tests.client.deferred_case import DeferredCase, in_a_thread
+from tests.client.test_open_consumers import collected
+from tests.fakes.node import HANG
 
 
 class ConsumerTests(DeferredCase):
@@ -72,10 +77,102 @@ class ConsumerTests(DeferredCase):
             await self.raises(ClosedError, waiting)
 
 
+class EndTests(DeferredCase):
+    """Consumers that nobody closes."""
+
+    async def entered(self, client, name="billing", done=0):
+        """Return a consumer that has its cursor, and has done so many records."""
+        consumer = await client.consumer(name, commit_seconds=3600).__aenter__()
+        await consumer.acquire()
+        consumer.done(done)
+        return consumer
+
+    async def is_free(self, client, name="billing"):
+        """Return the position of a cursor, once it is free."""
+        return (await client.cursors().acquire(name)).position
+
+    async def test_closed_with_its_client(self):
+        """A client that closes commits what they did and lets their cursors go; their ends do nothing."""
+        cluster, log = await self.connected()
+        cluster.add_values(b"a", b"b")
+        other = self.connect(cluster.target)
+        consumers = [await self.entered(other, name, 1) for name in ("billing", "audit")]
+        await other.close()
+        for consumer in consumers:
+            self.assertEqual(await self.is_free(log, consumer.cursor_name), 1)
+            self.assertRaises(ClosedError, consumer.done, 2)
+            await consumer.close()
+            await consumer.abort()
+            await consumer.__aexit__(None, None, None)
+
+    async def test_dropped(self):
+        """One that nobody has any more warns, commits what was done, and lets its cursor go."""
+        cluster, log = await self.connected()
+        cluster.add_values(b"a", b"b")
+        consumer = await self.entered(log, done=1)
+        with collected() as told:
+            await consumer.lag()  # the loop has nothing left that holds it
+            del consumer
+            gc.collect()
+        self.assertIn("'billing' was dropped", *told)
+        async with log.consumer("billing") as other:
+            self.assertEqual(await other.acquire(), 1)
+
+    async def test_dropped_with_its_client(self):
+        """When nobody has the client any more either, what was done is committed first."""
+        cluster, log = await self.connected()
+        cluster.add_values(b"a", b"b")
+        other = self.connect(cluster.target)
+        self.closers.pop()
+        opened, consumer = other._opened, await self.entered(other, done=1)
+        await consumer.lag()
+        with collected() as told:
+            del other, consumer
+            gc.collect()
+        self.assertIn("'billing' was dropped", *told)
+        await self.until(lambda: opened._closed is not None)
+        await opened.close()
+        self.assertEqual(await self.is_free(log), 1)
+
+
 class StopTests(DeferredCase):
     """A consumer that is open when the reactor stops."""
 
     is_plain = True
+
+    async def test_together(self):
+        """All have one time together, however many there are; what could not be committed is logged."""
+        self.patch(opened, "EXIT_SECONDS", 0.3)
+        cluster, log = await self.connected()
+        cluster.add_values(b"a", b"b")
+        consumers = [log.consumer(name, commit_seconds=3600) for name in ("billing", "audit", "shipping")]
+        for consumer in consumers:
+            await consumer.__aenter__()
+            await consumer.acquire()
+            consumer.done(1)
+        node = cluster.nodes[0]
+        node.faults["Advance"] = [HANG] * 100
+        with self.assertLogs("loghouse.client", "ERROR") as logged:
+            await self.reactor.stopping()
+        self.assertEqual(node.count("Advance"), 3)
+        for consumer in consumers:
+            self.assertIn(f"not committed in cursor '{consumer.cursor_name}'", logged.output[-1])
+
+    async def test_out_of_time(self):
+        """When calls took all of the time, the consumers' positions are given up at once, and told."""
+        self.patch(opened, "EXIT_SECONDS", 0.05)
+        cluster, log = await self.connected()
+        cluster.add_values(b"a")
+        consumer = await log.consumer("billing", commit_seconds=3600).__aenter__()
+        await consumer.acquire()
+        consumer.done(1)
+        cluster.nodes[0].faults["Bounds"] = [HANG]
+        asking = log.bounds()
+        await self.until(lambda: cluster.nodes[0].count("Bounds"))
+        with self.assertLogs("loghouse.client", "ERROR") as logged:
+            await self.reactor.stopping()
+        self.assertIn("not committed in cursor 'billing'", logged.output[-1])
+        await self.raises(ClosedError, asking)
 
     async def test_stop(self):
         """It commits what is done, and others have the cursor at once."""
@@ -99,3 +196,4 @@ class StopTests(DeferredCase):
 
 
 ConsumerThreadTests = in_a_thread(ConsumerTests)
+EndThreadTests = in_a_thread(EndTests)

@@ -147,3 +147,17 @@ class AsyncConsumerTests(EmbeddedTestCase, TestCase):
                 async for record in records:
                     self.assertEqual((record.offset, record.value), (2, b"sum"))
                     break
+
+    @asynchronous
+    async def test_closed(self):
+        """Closing the log commits first what is done in consumers that are open."""
+        log = AsyncEmbeddedLog(self.open())
+        await log.append_batch([b"a", b"b"])
+        consumer = await log.consumer("billing", commit_seconds=3600).__aenter__()
+        await consumer.acquire()
+        consumer.done(1)
+        await log.close()
+        self.assertRaises(ClosedError, consumer.done, 2)
+        with self.open() as again:
+            found = again.cursors().get("billing")
+            self.assertEqual((found.position, found.holder), (1, ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,7 +17,7 @@ from loghouse.client.deferred.reading import PulledAnswers
 from loghouse.client.done_crossing import DoneCrossing
 from loghouse.client.fields import values_of
 from loghouse.client.records import Batch, Record
-from loghouse.errors import ClientUseError, LoghouseError
+from loghouse.errors import ClientUseError, ClosedError, LoghouseError
 
 _T = TypeVar("_T")
 
@@ -43,14 +43,12 @@ class DeferredConsumer:
 
     async def __aenter__(self) -> Self:
         await self._run(self._inner.__aenter__())
-        self._opened.consumers.add(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._opened.consumers.discard(self)
-        await self._run(self._inner.__aexit__(kind, error, trace))
+        await self._end(self._inner.__aexit__(kind, error, trace))
 
     # --- what there is to do ----------------------------------------------------------------
 
@@ -137,10 +135,13 @@ class DeferredConsumer:
 
     def close(self) -> Deferred[None]:
         """Commit what is done, and let others have the cursor at once."""
-        self._opened.consumers.discard(self)
-        return self._run(self._inner.close())
+        return self._end(self._inner.close())
 
     def abort(self) -> Deferred[None]:
         """End at once: nothing is committed any more, and others wait until the lease runs out."""
-        self._opened.consumers.discard(self)
-        return self._run(self._inner.abort())
+        self._done.forget()
+        return self._end(self._inner.abort())
+
+    def _end(self, end: Coroutine[Any, Any, None]) -> Deferred[None]:
+        # A client that is closed has closed it.
+        return self._run(end).addErrback(lambda failure: failure.trap(ClosedError) and None)

@@ -20,7 +20,7 @@ from loghouse.client.loop_thread import JOIN_SECONDS, LoopThread, end_tasks
 from loghouse.errors import ClosedError
 
 T = TypeVar("T")
-Last = Callable[[], Coroutine[Any, Any, None]]
+Last = Callable[[], Coroutine[Any, Any, object]]
 """Makes the last coroutine of a loop, which closes the client."""
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import deferLater
 
 from loghouse.client.asynchronous import AsyncClient
-from loghouse.client.deferred.loops import ClientLoop, loop_of
+from loghouse.client.deferred.loops import ClientLoop, Last, loop_of
 from loghouse.client.exiting import EXIT_SECONDS
 from loghouse.errors import ClientUseError, ClosedError, LoghouseError
 
@@ -33,13 +34,6 @@ class UnsettledRecords(Protocol):
         """Return what nobody was told of, as a sentence; empty when there is nothing."""
 
 
-class OpenConsumer(Protocol):
-    """A consumer that commits what is done, and lets its cursor go, when it is closed."""
-
-    def close(self) -> Deferred[None]:
-        """Close it."""
-
-
 class OpenedClient:
     """An asyncio client on its loop, which begins with the first call and ends before the reactor does.
 
@@ -49,13 +43,11 @@ class OpenedClient:
 
     Attributes:
         unsettled: The producers that may still send.
-        consumers: Those that are open.
     """
 
     def __init__(self, client: AsyncClient, reactor: Any) -> None:
         self.client = client
         self.unsettled: set[UnsettledRecords] = set()
-        self.consumers: set[OpenConsumer] = set()
         self._reactor = reactor
         self._loop: ClientLoop | None = None
         self._thread = threading.get_ident()  # the one that uses it, from the first use on
@@ -121,7 +113,13 @@ class OpenedClient:
     # --- the end --------------------------------------------------------------------------
 
     def close(self) -> Deferred[None]:
-        """Close every connection, and end the thread if there is one; whoever waits gets an error."""
+        """Close every connection, and end the thread if there is one; whoever waits gets an error.
+
+        Consumers that are open first commit what is done, and let their cursors go.
+        """
+        return self._close(self.client.close)
+
+    def _close(self, last: Last) -> Deferred[None]:
         if self.client.calls.place.is_elsewhere:
             return succeed(None)  # the connections are the parent's
         try:
@@ -131,7 +129,7 @@ class OpenedClient:
         if self._closed is None:
             if self._trigger is not None:
                 self._reactor.removeSystemEventTrigger(self._trigger)
-            self._closed = self._loop.close(self.client.close) if self._loop is not None else succeed(None)
+            self._closed = self._loop.close(last) if self._loop is not None else succeed(None)
         told: Deferred[None] = Deferred()
         self._closed.addBoth(told.callback)
         return told
@@ -154,17 +152,22 @@ class OpenedClient:
             waiting: Deferred[None] = Deferred()
             self._news.append(waiting)
             await waiting
-        for consumer in list(self.consumers) if self._closed is None else ():
-            try:
-                await consumer.close()
-            except LoghouseError as error:
-                _logger.error("a consumer could not commit before the reactor stopped: %s", error)
-        if alarm is not None and alarm.active():
-            alarm.cancel()
         left = "; ".join(filter(None, [one.unreported() for one in self.unsettled]))
         if left and self._closed is None:
             _logger.error("a producer was not closed before the reactor stopped: %s", left)
-        await self.close()
+        if alarm is None:
+            await self.close()
+            return
+        seconds = 0.0
+        if alarm.active():
+            seconds = max(0.0, alarm.getTime() - self._reactor.seconds())
+            alarm.cancel()
+        await self._close(partial(self._end, seconds))
+
+    async def _end(self, seconds: float) -> None:
+        """Close on the loop: all consumers together have the time that is left."""
+        if left := await self.client.close_within(seconds):
+            _logger.error("a consumer was not closed before the reactor stopped: %s", left)
 
     async def _is_busy(self) -> bool:
         # Whoever got an answer in this turn may ask for more in it, as may what else runs at the stop.
