@@ -21,7 +21,6 @@ from loghouse.limits import (
     CONTROL_SIZE_KEPT,
     ENTRY_HEADER_SIZE,
     INDEX_ENTRY_SIZE,
-    KIB,
     STORE_HEADER_SIZE,
 )
 from loghouse.protocol.entry import Entry
@@ -43,7 +42,6 @@ from loghouse.storage.start import encode_segment_state
 from loghouse.storage.store import StoreHeader, new_block
 
 T = TypeVar("T")
-SMALL_FILE_SIZE = 4 * KIB  # a state file without producers
 assert INDEX_ENTRY.size == INDEX_ENTRY_SIZE
 
 
@@ -258,12 +256,16 @@ class Rooms:
     def check_small_file(self, name: str) -> None:
         """Find out whether a small file could be made: there may be bytes left, but no names (inodes).
 
+        It gets no bytes: the reserve has them, and a disk that is told of each block that is free again
+        (`discard`) takes milliseconds to give them back.
+
         Raises:
             DiskFullError: It could not.
         """
         path = f"{self._directory}/{name}.tmp"
         try:
-            create_allocated(self._files, path, SMALL_FILE_SIZE)
+            remove_file(self._files, path)
+            OpenFile(self._files, self._files.create(path), path).close()
             self._files.unlink(path)
         except OSError as error:
             check_room(error, self._directory)

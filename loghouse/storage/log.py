@@ -260,13 +260,14 @@ class Log(ReadableLog):
             rooms.ensure_control_spares(stores)
 
     def _roll(self) -> Segment:
-        """End the sync group, then start a new segment in the room made before, and return it.
+        """End the sync group if it has begun, start a new segment in the room made before, and return it.
 
         An empty one gives way to it: the new one has the same base index, and takes over its files' names.
         """
         sealed = self._active
         kept = self._view.segments if sealed.end.count else self._view.segments[:-1]
-        self._sync_store(sealed, self._watermark.commit_index)
+        if self._watermark.durable_index < sealed.last_index:
+            self._sync_store(sealed, self._watermark.commit_index)
         segment = self._rooms.create_segment(self.cluster, self.group, self._state, remedy=self._remedy)
         segment.newest_timestamp = sealed.newest_timestamp
         segment.activate()

@@ -14,7 +14,7 @@ from loghouse.limits import (
     KIB,
     STORE_HEADER_SIZE,
 )
-from loghouse.storage.creation import SMALL_FILE_SIZE, LogSizes, Reserve, Rooms, create_allocated
+from loghouse.storage.creation import LogSizes, Reserve, Rooms, create_allocated
 from loghouse.storage.index import RELATIVE_OFFSET_MAX
 from loghouse.storage.recovery import INDEX, STORE
 from loghouse.testing.disk import SimDisk, disk_error
@@ -328,19 +328,20 @@ class SpareTests(RoomsCase):
         self.assertRaises(DiskFullError, self.rooms.ensure_control_spares, [16 * KIB])
 
     def test_small_file(self):
-        """Whether a small file could be made is tried out, and leaves nothing."""
+        """Whether a small file could be made is tried out, without taking bytes, and leaves nothing."""
+        self.disk.replace(f"{DIRECTORY}/9.state.tmp", b"left by a crash")
         taken = []
-        self.disk.on_operation = lambda kind, path, size: taken.append((kind, path, size))
+        self.disk.on_operation = lambda kind, path, size: taken.append((kind, path))
         self.rooms.check_small_file("9.state")
-        self.assertIn(("allocate", f"{DIRECTORY}/9.state.tmp", SMALL_FILE_SIZE), taken)
+        self.assertIn(("create", f"{DIRECTORY}/9.state.tmp"), taken)
+        self.assertNotIn("allocate", [kind for kind, _ in taken])
         self.assertEqual(self.found(), {})
-        for kind in ("create", "allocate"):
-            self.disk.fail(errno.ENOSPC, kinds=(kind,))
-            error = self.assertRaises(DiskFullError, self.rooms.check_small_file, "9.state")
-            self.assertIn(DIRECTORY, str(error))
-            self.disk.fail(errno.EIO, kinds=(kind,))
-            self.assertRaises(OSError, self.rooms.check_small_file, "9.state")
-            self.assertEqual(self.found(), {})
+        self.disk.fail(errno.ENOSPC, kinds=("create",))
+        error = self.assertRaises(DiskFullError, self.rooms.check_small_file, "9.state")
+        self.assertIn(DIRECTORY, str(error))
+        self.disk.fail(errno.EIO, kinds=("create",))
+        self.assertRaises(OSError, self.rooms.check_small_file, "9.state")
+        self.assertEqual(self.found(), {})
 
     def test_refused_file(self):
         """A file that got no room is not there, and what had its name before is gone."""

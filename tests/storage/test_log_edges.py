@@ -181,6 +181,22 @@ class RoomTests(EdgeCase):
         self.assertEqual(self.log.view.segments[-2].newest_timestamp, self.writer.state.timestamp - 10)
         self.assertEqual((self.log.durable_index, self.log.commit_index), (2, 2))
 
+    def test_rolled_when_durable(self):
+        """A full segment is synced before the next one begins if not all of it is durable, and only then."""
+        synced = []
+        self.disk.on_operation = lambda kind, path, size: kind == "fdatasync" and synced.append(path)
+        self.append(7000)
+        first = f"{DIRECTORY}/{1:020d}.store"
+        self.assertEqual(synced, [first])
+        self.append(7000)
+        self.assertEqual(self.bases, [1, 2])
+        self.assertEqual(synced.count(first), 1)
+        for size in (2000, 11_000):
+            self.log.append([self.writer.records(1, size)])
+        self.assertEqual(self.bases, [1, 2, 4])
+        self.assertEqual(synced.count(f"{DIRECTORY}/{2:020d}.store"), 2)
+        self.assertEqual(self.log.durable_index, 3)
+
 
 class TrimTests(EdgeCase):
     """`trim_prefix`."""
