@@ -201,7 +201,9 @@ class Consumer(_BlockingConsumer[AsyncConsumer]):
 
         See `AsyncConsumer.done`. It costs the caller no wait.
         """
-        self._done.note(self._what(done))
+        what = self._what(done)
+        self._consumer.check_held()
+        self._done.note(what)
 
     def emit(self, values: Iterable[bytes | NewRecord], done: Done | None = None) -> None:
         """Append records where the cursor is, and move it with them; see `AsyncConsumer.emit`."""
@@ -261,7 +263,7 @@ class GroupConsumer(_BlockingConsumer[AsyncGroupConsumer]):
         """This record or batch, and all before it in its log, is handled; see `AsyncGroupConsumer.done`."""
         what = self._what(done)
         behind(what)
-        self._done.note(what, what.log)
+        self._done.note(what, (what.log, what.epoch))
 
     def emit(self, values: Iterable[bytes | NewRecord], done: GroupDone | None = None) -> bool:
         """Append records, and move the cursor of their source with them; see `AsyncGroupConsumer.emit`."""

@@ -105,10 +105,14 @@ class AsyncConsumer(ConsumerBase[Iterator[Batch], Batch, Record]):
 
         Raises:
             CursorFencedError: Another one has the cursor; it gets this record, too.
-            ClientUseError: Nothing was given yet.
+            ClientUseError: Nothing was given yet, or this consumer does not have its cursor yet.
         """
         self._check()
         self._keeper.done(position_behind(self._what(done)))
+
+    def check_held(self) -> None:
+        """Raise ClientUseError before the cursor was acquired: nothing can be done then. On any thread."""
+        self._keeper.held()
 
     async def commit(self) -> None:
         """Return once everything that is done is durable.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 from loghouse.errors import LoghouseError
@@ -18,7 +18,9 @@ class DoneTaker(Protocol):
 
 
 class DoneCrossing:
-    """Passes on what is done: of each log the furthest, once for all that was said meanwhile.
+    """Passes on what is done: of each share the furthest, once for all that was said meanwhile.
+
+    A share is a log as it is held: when it was lost and comes back, what was done before says nothing of it.
 
     Args:
         consumer: Whom it is passed on to.
@@ -36,9 +38,9 @@ class DoneCrossing:
         self._soon = soon
         self._position_of = position_of
         self._lock = threading.Lock()
-        self._waiting: dict[str, Any] = {}  # by log; under the lock
+        self._waiting: dict[Hashable, Any] = {}  # by share; under the lock
 
-    def note(self, done: Any, log: str = "") -> None:
+    def note(self, done: Any, share: Hashable = None) -> None:
         """This is done; any thread may say so.
 
         Raises:
@@ -46,9 +48,9 @@ class DoneCrossing:
         """
         position = self._position_of(done)
         with self._lock:
-            before = self._waiting.get(log)
+            before = self._waiting.get(share)
             if before is None or position > self._position_of(before):
-                self._waiting[log] = done
+                self._waiting[share] = done
         if before is None:
             self._soon(self.pass_on)
 
@@ -65,7 +67,7 @@ class DoneCrossing:
         with self._lock:
             self._waiting.clear()
 
-    def position(self, log: str = "") -> int:
+    def position(self, share: Hashable = None) -> int:
         """Return the position behind what waits; 0 when nothing does."""
-        waiting = self._waiting.get(log)
+        waiting = self._waiting.get(share)
         return 0 if waiting is None else self._position_of(waiting)

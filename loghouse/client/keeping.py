@@ -148,10 +148,18 @@ class Keeper:
         Raises:
             ClientUseError: The cursor was not acquired yet.
         """
-        if self.holding is None:
-            raise ClientUseError("this consumer does not have its cursor yet; iterate it, or await acquire()")
-        if self.holding.done(position, self._now):
+        if self.held().done(position, self._now):
             self.wake()
+
+    def held(self) -> HeldCursor:
+        """Return what is held; any thread may ask.
+
+        Raises:
+            ClientUseError: The cursor was not acquired yet.
+        """
+        if self.holding is None:
+            raise ClientUseError("this consumer does not have its cursor yet; iterate it, or call acquire()")
+        return self.holding
 
     async def position(self) -> int:
         """Return the next one to do; of a cursor that is not held, as the log knows it."""

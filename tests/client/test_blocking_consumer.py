@@ -8,9 +8,12 @@ import subprocess
 import sys
 import threading
 import warnings
+from types import SimpleNamespace
 
 from loghouse.client import Consumer, GroupConsumer, connect_blocking
-from loghouse.client.group_records import GroupBatch
+from loghouse.client.group_records import GroupBatch, records_of
+from loghouse.client.place import Place
+from loghouse.client.records import Record
 from loghouse.errors import (
     ClientUseError,
     ClosedError,
@@ -105,6 +108,20 @@ class ConsumerTests(BlockingConsumerCase):
                     thread.join()
                 self.assertEqual(consumer.position, 3)
             self.assertEqual(log.cursors().get("billing").position, 3)
+
+        await self.blocking(work)
+
+    @asynchronous
+    async def test_done_too_early(self):
+        """Before the cursor is acquired nothing can be done: that is an error at once, and not lost."""
+
+        def work(log):
+            with log.consumer("billing") as consumer:
+                error = self.assertRaises(ClientUseError, consumer.done, 1)
+                self.assertIn("does not have its cursor yet", str(error))
+                self.assertEqual((consumer.acquire(), consumer.position), (0, 0))
+                consumer.done(1)
+            self.assertEqual(log.cursors().get("billing").position, 1)
 
         await self.blocking(work)
 
@@ -267,6 +284,22 @@ class GroupConsumerTests(BlockingConsumerCase):
             self.assertRaises(InvalidRequestError, client.consumer, "billing", logs=[])
 
         await self.blocking(work)
+
+    def test_held_anew(self):
+        """What was done of a log that was lost and has come back does not hide what is done of it now."""
+        told, soon = [], []
+        inner = SimpleNamespace(cursor_name="billing", holder="me", failure=None, done=told.append)
+        consumer = GroupConsumer(inner, SimpleNamespace(soon=soon.append), Place(), None)
+        consumer._is_open = True
+        plain = [Record(offset=offset, value=b"", key=None, headers=(), timestamp=0) for offset in (2, 0)]
+        [before], [again] = (
+            records_of([one], "orders-0", epoch) for one, epoch in zip(plain, (1, 2), strict=True)
+        )
+        consumer.done(before)
+        consumer.done(again)
+        for work in soon:
+            work()
+        self.assertEqual(told, [before, again])
 
 
 @in_children

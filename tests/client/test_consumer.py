@@ -240,6 +240,8 @@ class UseTests(ConsumerCase):
         async with consumer:
             with self.assertRaises(ClientUseError):
                 consumer.done()
+            with self.assertRaises(ClientUseError):  # it does not have its cursor
+                consumer.done(1)
         with self.assertRaises(ClosedError):
             consumer.done(1)
 

@@ -5,7 +5,7 @@ import gc
 from twisted.internet.defer import ensureDeferred
 
 from loghouse.client.deferred import opened
-from loghouse.errors import ClientUseError, ClosedError
+from loghouse.errors import ClientUseError, ClosedError, CursorTrimmedError
 from tests.client.deferred_case import DeferredCase, in_a_thread
 from tests.client.test_open_consumers import collected
 from tests.fakes.node import HANG
@@ -66,6 +66,40 @@ class ConsumerTests(DeferredCase):
         self.assertRaises(ClientUseError, consumer.done)
         await self.raises(ClientUseError, consumer.emit([b"x"]))
         await self.raises(ClientUseError, consumer.commit())
+        async with consumer:
+            error = self.assertRaises(ClientUseError, consumer.done, 1)
+            self.assertIn("does not have its cursor yet", str(error))
+
+    async def test_furthest(self):
+        """Of what is said to be done in one turn the furthest counts, in any order."""
+        cluster, log = await self.connected()
+        cluster.add_values(b"a", b"b", b"c")
+        async with log.consumer("billing", commit_seconds=3600) as consumer:
+            await consumer.acquire()
+            for position in (1, 3, 2):
+                consumer.done(position)
+            self.assertEqual(consumer.position, 3)
+            await consumer.commit()
+            self.assertEqual(consumer.committed, 3)
+        self.assertEqual((await log.cursors().get("billing")).position, 3)
+
+    async def test_latest_of_nothing(self):
+        """The end of an empty log is its beginning, also when records come before the first one is taken."""
+        _, log = await self.connected()
+        async with log.consumer("billing", from_="latest") as consumer:
+            self.assertEqual(await consumer.begin(), 0)
+            await log.append(b"a")
+            self.assertEqual((await anext(aiter(consumer))).value, b"a")
+
+    async def test_trimmed_to_the_end(self):
+        """What was trimmed is told at once, also when the log holds nothing that could be read instead."""
+        cluster, log = await self.connected()
+        cluster.add_values(b"a", b"b", b"c")
+        await log.cursors().set("billing", 1)
+        cluster.forget(3)
+        async with log.consumer("billing") as consumer:
+            error = await self.raises(CursorTrimmedError, anext(aiter(consumer)))
+            self.assertEqual((error.position, error.lowest), (1, 3))
 
     async def test_closed_while_it_waits(self):
         """One that is closed while its iteration waits for records ends that."""

@@ -18,7 +18,7 @@ class CrossingTests(SynchronousTestCase):
         self.crossing = DoneCrossing(consumer, self.soon.append, position_behind)
 
     def test_together(self):
-        """What is said before the loop comes is passed on once: of each log the furthest, whoever said it."""
+        """What is said before the loop comes is passed on once: the furthest of each share, in any order."""
         for position in (3, 9, 5):
             self.crossing.note(position)
         self.crossing.note(7, "orders")

@@ -89,7 +89,9 @@ class DeferredConsumer:
         """This record or batch, and all before it, is handled; see `AsyncConsumer.done`."""
         self._opened.check_here()
         self._inner.check_open()
-        self._done.note(self._position_behind(done))
+        position = self._position_behind(done)
+        self._inner.check_held()
+        self._done.note(position)
 
     def _soon(self, work: Callable[[], None]) -> None:
         self._opened.loop.soon(work)
