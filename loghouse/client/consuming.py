@@ -138,13 +138,19 @@ class AsyncConsumer(ConsumerBase[Iterator[Batch], Batch, Record]):
             CursorFencedError: Another one has the cursor: it makes these records anew.
             InvalidRequestError: They are too much for one batch, or that was done before.
             DeadlineError: No server took what was emitted before; these were not taken.
+            ResourceExhaustedError: Too many emits wait already; await each one before the next.
         """
         self._check()
         given = list(values_of(values))
         position = position_behind(self._what(done))
+        await self.emit_encoded(*encode_batch_of(given) if given else (b"", 0), position)
+
+    async def emit_encoded(self, payload: bytes, record_count: int, position: int) -> None:
+        """As `emit`, a serialized batch and the position behind what it was made of."""
+        self._check()
         await self._keeper.acquire()
-        if given:
-            await self._keeper.emit(*encode_batch_of(given), position)
+        if record_count:
+            await self._keeper.emit(payload, record_count, position)
         else:
             self._keeper.done(position)
 

@@ -155,14 +155,18 @@ class AsyncGroupConsumer(ConsumerBase[GroupAnswer, GroupBatch, GroupRecord]):
         """
         self._check()
         given = list(values_of(values))
-        what = self._what(done)
+        return await self.emit_encoded(*encode_batch_of(given) if given else (b"", 0), self._what(done))
+
+    async def emit_encoded(self, payload: bytes, record_count: int, what: GroupDone) -> bool:
+        """As `emit`, a serialized batch."""
+        self._check()
         position = behind(what)
         share = self._share_of(what)
         if share is None:
             return False
         try:
-            if given:
-                await share.work.keeper.emit(*encode_batch_of(given), position)
+            if record_count:
+                await share.work.keeper.emit(payload, record_count, position)
             else:
                 share.work.keeper.check()
                 share.work.keeper.done(position)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from copy import copy
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from loghouse.client.consumer_settings import ConsumerSettings
 from loghouse.client.cursors import Advance, AsyncCursors, Cursor
@@ -25,9 +26,11 @@ from loghouse.errors import (
     DeadlineError,
     LoghouseError,
     OutcomeUnknownError,
+    ResourceExhaustedError,
     UnavailableError,
     UnknownCursorError,
 )
+from loghouse.limits import WAITING_APPENDS_MAX, WAITING_SIZE_MAX
 from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Codec
 
@@ -52,6 +55,15 @@ class KeepingLog(Protocol):
         timeout_seconds: float | None = None,
     ) -> int:
         """Append a serialized batch, compressed by `codec`; return the offset of its first record."""
+
+
+class _Emit(NamedTuple):
+    """Records that wait for room, and who waits; or a position that is done behind such records."""
+
+    payload: bytes
+    record_count: int
+    position: int
+    taken: asyncio.Future[None] | None
 
 
 class Keeper:
@@ -81,6 +93,8 @@ class Keeper:
         self._held: CursorHeldError | None = None  # what the last acquisition came to, if to that
         self._problem: LoghouseError | None = None  # of the last step that nobody answered
         self._problem_count = 0
+        self._waiting: deque[_Emit] = deque()  # for room
+        self._waiting_size = 0  # bytes
         self._changed = asyncio.Event()  # there may be something to ask for
         self._news: asyncio.Future[None] | None = None  # the log answered
 
@@ -148,7 +162,12 @@ class Keeper:
         Raises:
             ClientUseError: The cursor was not acquired yet.
         """
-        if self.held().done(position, self._now):
+        holding = self.held()
+        if self._waiting:  # the position behind records goes behind them, not before
+            if self._waiting[-1].taken is None:
+                position = max(position, self._waiting.pop().position)
+            self._waiting.append(_Emit(b"", 0, position, None))
+        elif holding.done(position, self._now):
             self.wake()
 
     def held(self) -> HeldCursor:
@@ -178,18 +197,46 @@ class Keeper:
     async def emit(self, payload: bytes, record_count: int, position: int) -> None:
         """Take records to be appended with a position; wait only while too many are not appended.
 
+        Those that wait are taken in the order in which they came.
+
         Raises:
             DeadlineError: Nothing could be appended for long; these records were not taken.
+            ResourceExhaustedError: Too many wait already.
             LoghouseError: As `check`; or why what was emitted before cannot be appended.
         """
         holding = await self.acquire()
-        failed_before = self._problem_count
-        while not holding.has_room:
-            await self._wait_for_news(None)
-            self.check()
-            self._raise_problem(failed_before)
-        holding.emit(payload, record_count, position)
+        if holding.has_room and not self._waiting:
+            holding.emit(payload, record_count, position)
+            self.wake()
+            return
+        check_waiting(len(self._waiting), self._waiting_size)
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Emit(payload, record_count, position, taken))
+        self._waiting_size += len(payload)
+        await taken
+
+    def _take_waiting(self, holding: HeldCursor) -> None:
+        """Take what waited for room."""
+        while self._waiting and holding.has_room:
+            emit = self._waiting.popleft()
+            self._waiting_size -= len(emit.payload)
+            if emit.taken is None:
+                holding.done(emit.position, self._now)
+            elif not emit.taken.done():  # nobody waits for one that was cancelled
+                try:
+                    holding.emit(emit.payload, emit.record_count, emit.position)
+                except LoghouseError as error:
+                    emit.taken.set_exception(error)
+                else:
+                    emit.taken.set_result(None)
         self.wake()
+
+    def _refuse_waiting(self, error: LoghouseError) -> None:
+        """Tell whoever waits for room why it was not taken."""
+        waiting, self._waiting, self._waiting_size = self._waiting, deque(), 0
+        for emit in waiting:
+            if emit.taken is not None and not emit.taken.done():
+                emit.taken.set_exception(copy(error))
 
     async def commit(self) -> None:
         """Return once everything that is done is durable.
@@ -201,10 +248,13 @@ class Keeper:
         holding = self.holding
         if holding is None:
             return self.check()
-        goal, failed_before = holding.position, self._problem_count
+        goal = self._waiting[-1].position if self._waiting else holding.position
+        failed_before = self._problem_count
         while holding.committed < goal:
             if self.failure is not None:
                 raise self.failure
+            if not self.is_at_work:
+                raise ClosedError("the consumer was closed before emits that waited were taken")
             self._raise_problem(failed_before)
             holding.hurry(self._now)
             self.wake()
@@ -213,6 +263,7 @@ class Keeper:
     def finish(self) -> None:
         """Commit what is done, release the cursor, and end; on the loop."""
         self.is_finishing = True
+        self._refuse_waiting(ClosedError("the consumer is closed"))
         if self.holding is not None:
             self.holding.hurry(self._now)
         self.wake()
@@ -275,6 +326,7 @@ class Keeper:
             self.failure.__cause__ = error
             raise  # whoever waits is told; the loop says where it comes from
         finally:
+            self._refuse_waiting(self.failure or ClosedError("the consumer is closed"))
             self._tell()
 
     async def _have(self) -> None:
@@ -336,12 +388,14 @@ class Keeper:
                 raise
             _logger.warning("cursor %r is not %s: %s", self.name, _what(step), error)
             self._problem, self._problem_count = error, self._problem_count + 1
+            self._refuse_waiting(error)
             self._tell()
             if self.is_finishing:
                 raise
             await asyncio.sleep(RETRY_SECONDS)
             return
         holding.succeeded(asked_at, cursor)
+        self._take_waiting(holding)
         self._tell()
 
     async def _ask(self, holding: HeldCursor, step: Step) -> Cursor | None:
@@ -389,6 +443,15 @@ class Keeper:
         news, self._news = self._news, None
         if news is not None:
             news.set_result(None)
+
+
+def check_waiting(count: int, size: int) -> None:
+    """Raise ResourceExhaustedError unless one more emit may wait beside so many, of so many bytes."""
+    if count >= WAITING_APPENDS_MAX or size > WAITING_SIZE_MAX:
+        raise ResourceExhaustedError(
+            "consumer",
+            f"{count} emits wait until others are appended already; wait for each before the next one",
+        )
 
 
 def _what(step: Step) -> str:

@@ -5,7 +5,7 @@ import gc
 import warnings
 from contextlib import aclosing
 
-from loghouse.client import AsyncConsumer
+from loghouse.client import AsyncConsumer, holding, keeping
 from loghouse.errors import (
     ClientUseError,
     ClosedError,
@@ -14,6 +14,7 @@ from loghouse.errors import (
     CursorTrimmedError,
     InvalidRequestError,
     OffsetOutOfRangeError,
+    ResourceExhaustedError,
 )
 from tests.client.fake import FakeCase, over_grpc
 from tests.fakes.node import BROKEN, LOST
@@ -104,6 +105,55 @@ class ConsumerTests(ConsumerCase):
         found = [record.value async for record in into.read()]
         self.assertEqual(found, [b"bill a", b"copy", b"bill b", b"copy", b"bill c", b"copy"])
         self.assertEqual((await self.cursor(log=into)).position, 3)
+
+    @asynchronous
+    async def test_emits_that_nobody_awaits(self):
+        """They are taken in their order, and what is done behind them goes behind them."""
+        self.patch(holding, "CONSUMER_BUFFER_SIZE", 1)
+        await self.begin()
+        self.leader.hold()
+        async with self.log.consumer("billing", commit_seconds=3600) as consumer:
+            await consumer.acquire()
+            emits = [asyncio.ensure_future(consumer.emit([b"%d" % n], n)) for n in range(1, 6)]
+            await until(lambda: len(consumer._keeper._waiting) == 4)
+            for position in (5, 7, 6):
+                consumer.done(position)
+            emits.append(asyncio.ensure_future(consumer.emit([b"8"], 8)))
+            twice = asyncio.ensure_future(consumer.emit([b"twice"], 8))
+            emits[2].cancel()
+            committing = asyncio.ensure_future(consumer.commit())
+            await until(lambda: len(consumer._keeper._waiting) == 7)
+            self.leader.release()
+            await committing
+            await self.raises(asyncio.CancelledError, emits.pop(2))
+            await asyncio.gather(*emits)
+            await self.raises(InvalidRequestError, twice)
+            self.assertEqual((consumer.committed, consumer._keeper._waiting_size), (8, 0))
+        values = [record.value async for record in self.log.read(3)]
+        self.assertEqual(values, [b"1", b"2", b"4", b"5", b"8"])
+
+    @asynchronous
+    async def test_emits_that_wait_are_bounded(self):
+        """Beyond a bound one more is refused; those that wait when the consumer ends are told so."""
+        self.patch(holding, "CONSUMER_BUFFER_SIZE", 1)
+        self.patch(keeping, "WAITING_APPENDS_MAX", 3)
+        await self.begin()
+        self.leader.hold()
+        async with self.log.consumer("billing", commit_seconds=3600) as consumer:
+            await consumer.acquire()
+            emits = [asyncio.ensure_future(consumer.emit([b"%d" % n], n)) for n in range(1, 5)]
+            await until(lambda: len(consumer._keeper._waiting) == 3)
+            error = await self.raises(ResourceExhaustedError, consumer.emit([b"5"], 5))
+            self.assertIn("wait for each before the next one", str(error))
+            committing = asyncio.ensure_future(consumer.commit())
+            await asyncio.sleep(0)
+            closing = asyncio.ensure_future(consumer.close())
+            for emit in emits[1:]:
+                await self.raises(ClosedError, emit)
+            self.leader.release()
+            await closing
+            await self.raises(ClosedError, committing)
+        self.assertEqual((await self.cursor()).position, 1)
 
     @asynchronous
     async def test_begins(self):
