@@ -9,10 +9,17 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, inl
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.client import AsyncClient, AsyncCursors, Client
+from loghouse.client import AsyncClient, AsyncCursors, Client, Consumer, GroupConsumer
 from loghouse.client.blocking import BlockingLog
 from loghouse.client.cursors import BlockingCursors
-from loghouse.client.deferred import DeferredClient, DeferredCursors, DeferredLog, opened
+from loghouse.client.deferred import (
+    DeferredClient,
+    DeferredConsumer,
+    DeferredCursors,
+    DeferredGroupConsumer,
+    DeferredLog,
+    opened,
+)
 from loghouse.client.log import AsyncLog
 from loghouse.errors import (
     CertificateError,
@@ -42,8 +49,12 @@ class MethodTests(SynchronousTestCase):
             (DeferredClient, Client),
             (DeferredCursors, BlockingCursors),
         ):
-            # Groups are not there yet.
-            self.assertEqual(public(theirs) - public(ours) - {"consumer"}, set())
+            self.assertEqual(public(theirs) - public(ours), set())
+        for ours, theirs in ((DeferredConsumer, Consumer), (DeferredGroupConsumer, GroupConsumer)):
+            has, should_have = (
+                {name for kind in one.__mro__[:-1] for name in public(kind)} for one in (ours, theirs)
+            )
+            self.assertEqual(should_have, has)
 
     def test_wrapped(self):
         """Each method says what it does, with the signature of the one that it is made of."""

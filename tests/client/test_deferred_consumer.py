@@ -1,11 +1,13 @@
 """The consumer for Twisted programs, on both kinds of reactors."""
 
 import gc
+import sqlite3
 
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import CancelledError, ensureDeferred
 
 from loghouse.client.deferred import opened
-from loghouse.errors import ClientUseError, ClosedError, CursorTrimmedError
+from loghouse.errors import ClientUseError, ClosedError, CursorTrimmedError, ResourceExhaustedError
+from loghouse.limits import MIB, WAITING_APPENDS_MAX, WAITING_SIZE_MAX
 from tests.client.deferred_case import DeferredCase, in_a_thread
 from tests.client.test_open_consumers import collected
 from tests.fakes.node import HANG
@@ -69,6 +71,51 @@ class ConsumerTests(DeferredCase):
         async with consumer:
             error = self.assertRaises(ClientUseError, consumer.done, 1)
             self.assertIn("does not have its cursor yet", str(error))
+
+    async def test_emits_that_nobody_awaits(self):
+        """Who does not wait for emits is refused at a bound, by count and by bytes, and may go on later."""
+        cluster, log = await self.connected()
+        cluster.nodes[0].hold()
+        large = bytes(7 * MIB)
+        for value, count_max in ((b"x", WAITING_APPENDS_MAX), (large, WAITING_SIZE_MAX // len(large) + 1)):
+            consumer = await log.consumer("billing").__aenter__()
+            begin = await consumer.acquire()
+            emits = [consumer.emit([value], begin + number) for number in range(1, count_max + 1)]
+            error = await self.raises(ResourceExhaustedError, consumer.emit([value], 9999))
+            self.assertIn("wait for each before the next one", str(error))
+            await emits[0]
+            again = consumer.emit([value], 9999)
+            self.assertFalse(again.called)
+            aborting = consumer.abort()
+            for emit in (*emits, again):
+                emit.addErrback(lambda failure: failure.trap(ClosedError))
+            await aborting
+            await again
+            self.assertEqual((consumer._emit_count, consumer._emit_size), (0, 0))
+            await log.cursors().set("billing", 0)
+        cluster.nodes[0].release()
+
+    async def test_process(self):
+        """The position is in the program's own database, with what was made of the records."""
+        cluster, log = await self.connected()
+        cluster.add_values(b"a", b"b")
+        database = sqlite3.connect(":memory:", check_same_thread=False)
+        database.execute("CREATE TABLE bills (value BLOB)")
+
+        def bill(batch):
+            database.executemany("INSERT INTO bills VALUES (?)", [(value,) for value in batch.values()])
+
+        async with log.consumer("bills") as consumer:
+            processing = consumer.process(database, bill)
+            await self.until(lambda: consumer.position == 2)
+            processing.cancel()
+            await self.raises(CancelledError, processing)
+        async with log.consumer("bills") as consumer:
+            cluster.add_values(b"c")
+            processing = consumer.process(database, lambda batch: 1 // 0)
+            await self.raises(ZeroDivisionError, processing)
+        self.assertEqual(list(database.execute("SELECT value FROM bills")), [(b"a",), (b"b",)])
+        database.close()
 
     async def test_furthest(self):
         """Of what is said to be done in one turn the furthest counts, in any order."""

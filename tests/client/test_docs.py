@@ -83,14 +83,14 @@ class ExampleTests(SynchronousTestCase):
 
     def check_document(self):
         blocks = blocks_of((ROOT / "docs" / "clients.md").read_text())
-        self.assertEqual(len(blocks), 16)
-        [program] = [text for text in blocks if "react(main)" in text]
+        self.assertEqual(len(blocks), 17)
+        programs = [text for text in blocks if "react(main)" in text]
         printed = [
             self.run_example(f"docs/clients.md block {n}", text)
             for n, text in enumerate(blocks, 1)
-            if text != program
+            if text not in programs
         ]
-        self.check_program(program)
+        self.check_programs(*programs)
         self.assertIn("b'sensor-7' b'moved'", printed[0][0])
         self.assertIn("the next offset is", printed[2][-1])
         self.assertIn("the log holds 0 to", printed[5][-1])
@@ -104,15 +104,21 @@ class ExampleTests(SynchronousTestCase):
         self.assertEqual(printed[13][0], "appended at 0")
         self.assertIn("'orders'", printed[13][1])
 
-    def check_program(self, text):
-        """An example that runs a reactor is a process of its own."""
+    def run_program(self, text):
+        """An example that runs a reactor is a process of its own; return what it prints."""
         done = subprocess.run(
             [sys.executable, "-c", self.adapt(text)], capture_output=True, text=True, timeout=60
         )
         self.assertEqual((done.returncode, done.stderr), (0, ""))
-        lines = done.stdout.splitlines()
+        return done.stdout.splitlines()
+
+    def check_programs(self, first, of_a_group):
+        lines = self.run_program(first)
         self.assertEqual(lines[:3], ["appended up to 1000", "0 b'moved'", "1 b'0'"])
         self.assertEqual((lines[3], lines[-1], len(lines)), ("read b'1'", "ended by CancelledError", 1003))
+        records = ["task-0 b'mow'", "task-1 b'mow'"]
+        *found, positions = self.run_program(of_a_group)
+        self.assertEqual((sorted(found), positions), (records, "{'task-0': 1, 'task-1': 1}"))
 
     def check_methods(self):
         tls = client.Tls(

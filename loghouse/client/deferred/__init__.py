@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from loghouse.client.deferred.client import DeferredClient, connect
-from loghouse.client.deferred.consumer import DeferredConsumer
+from loghouse.client.deferred.consumer import DeferredConsumer, DeferredGroupConsumer
 from loghouse.client.deferred.cursors import DeferredCursors
 from loghouse.client.deferred.log import DeferredLog
 from loghouse.client.deferred.producer import DeferredDelivery, DeferredProducer
@@ -25,6 +25,7 @@ __all__ = [
     "DeferredConsumer",
     "DeferredCursors",
     "DeferredDelivery",
+    "DeferredGroupConsumer",
     "DeferredLog",
     "DeferredProducer",
     "connect",

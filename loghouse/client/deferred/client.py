@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, Unpack, overload
 
 from twisted.internet.defer import Deferred
 
 from loghouse.client.asynchronous import AsyncClient, ClientOptions
+from loghouse.client.consumer_settings import ConsumerOptions
+from loghouse.client.deferred.consumer import DeferredConsumer, DeferredGroupConsumer
 from loghouse.client.deferred.cursors import deferred
-from loghouse.client.deferred.log import DeferredLog
+from loghouse.client.deferred.log import DeferredLog, inner_of
 from loghouse.client.deferred.opened import OpenedClient
 
 
@@ -47,6 +50,42 @@ class DeferredClient(DeferredLog):
     def log(self, name: str) -> DeferredLog:
         """Return one of the cluster's logs; see `AsyncClient.log`."""
         return DeferredLog(self._cluster.log(name), self._opened, self)
+
+    # --- groups -------------------------------------------------------------------------------
+
+    @overload
+    def consumer(
+        self,
+        name: str,
+        *,
+        logs: None = None,
+        into: DeferredLog | None = None,
+        **options: Unpack[ConsumerOptions],
+    ) -> DeferredConsumer: ...
+
+    @overload
+    def consumer(
+        self,
+        name: str,
+        *,
+        logs: Iterable[str],
+        into: DeferredLog | None = None,
+        **options: Unpack[ConsumerOptions],
+    ) -> DeferredGroupConsumer: ...
+
+    def consumer(
+        self,
+        name: str,
+        *,
+        logs: Iterable[str] | None = None,
+        into: DeferredLog | None = None,
+        **options: Unpack[ConsumerOptions],
+    ) -> DeferredConsumer | DeferredGroupConsumer:
+        """Return a consumer of this log; with `logs`, a member of a group. See `AsyncClient.consumer`."""
+        if logs is None:
+            return super().consumer(name, into=into, **options)
+        made = self._cluster.consumer(name, logs=logs, into=inner_of(into), **options)
+        return DeferredGroupConsumer(self._opened, made, self)
 
     # --- the cluster ------------------------------------------------------------------------
 

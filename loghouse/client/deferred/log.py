@@ -202,14 +202,17 @@ class DeferredLog:
 
         At the reactor's stop one that is open commits what is done, and lets its cursor go.
         """
-        found = checked_into(into, DeferredLog)
-        keeping = None if found is None else found._inner
-        return DeferredConsumer(
-            self._opened, AsyncLog.consumer(self._inner, name, into=keeping, **options), self
-        )
+        made = AsyncLog.consumer(self._inner, name, into=inner_of(into), **options)
+        return DeferredConsumer(self._opened, made, self)
 
     # --- administration -----------------------------------------------------------------------
 
     status = deferred("DeferredLog", AsyncLog.status, "Return the log's group as one server sees it")
     transfer = deferred("DeferredLog", AsyncLog.transfer, "Hand the log's leadership over")
     trim = deferred("DeferredLog", AsyncLog.trim, "Let records below an offset go")
+
+
+def inner_of(into: DeferredLog | None) -> AsyncLog | None:
+    """Return the asyncio log of one that is to keep cursors."""
+    found = checked_into(into, DeferredLog)
+    return None if found is None else found._inner
