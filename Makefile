@@ -24,7 +24,7 @@ SOURCES := $(shell find loghouse twisted -name '*.py' -o -name '*.pyi' -o -name 
 # listens in the test's own process); `planted` are the bugs that tests must find, and simulated towns and clusters,
 # `processes` whole nodes. What is new belongs to `counted` when it is a file in tests/, else to `doors`.
 file_tests = $(patsubst %,tests/test_%.py,$(1))
-PART_planted := tests/mutants tests/sim $(call file_tests,backup_mutants certificate_mutants cursor_mutants door_mutants driving_mutants keeping_mutants log_mutants operating_mutants) \
+PART_planted := tests/mutants tests/sim $(call file_tests,backup_mutants certificate_mutants cursor_mutants door_mutants driving_mutants group_mutants keeping_mutants log_mutants operating_mutants) \
 	$(patsubst %,tests/gossip/test_%.py,mutants attacks failures properties regressions restart slow_node)
 PART_processes := tests/cluster tests/compat tests/console tests/e2e $(call file_tests,docs floors packaging tidy)
 PART_counted := tests/auth tests/protocol tests/raft tests/storage $(filter-out $(PART_planted) $(PART_processes) \

@@ -9,6 +9,7 @@ from loghouse.client import AsyncGroupConsumer, group_shares, membership
 from loghouse.errors import (
     ClientUseError,
     ClosedError,
+    CursorFencedError,
     CursorTrimmedError,
     InvalidRequestError,
     PermissionDeniedError,
@@ -190,7 +191,9 @@ class SharingTests(GroupCase):
                 leaving = lambda: [s for s in one._membership.shares.values() if s.is_leaving]  # noqa: E731
                 await self.until(leaving)
                 (share,) = leaving()
-                self.assertEqual(two.logs, [])
+                for _ in range(10):  # longer than it takes to let go
+                    cursor = await client.log(share.log).cursors().get("billing")
+                    self.assertEqual((cursor.holder, two.logs), (one.holder, []))
                 one.done(given[share.log])
                 await self.has(two, 1)
                 self.assertEqual(two.logs, [share.log])
@@ -239,6 +242,42 @@ class SharingTests(GroupCase):
             self.assertEqual((await client.log(LOGS[1]).cursors().get("billing")).position, 1)
             self.assertEqual([record.value async for record in client.log(LOGS[0]).read()], [b"a"])
             self.assertLess(stolen.position, 1)
+
+    @asynchronous
+    async def test_had_anew(self):
+        """What was given of a log that this member lost, and has again, is neither done nor emitted."""
+        client = await self.begin(LOGS[:1])
+        await client.log(LOGS[0]).append(b"a")
+        async with self.member() as consumer, aclosing(consumer.batches()) as batches:
+            batch = await anext(batches)
+            share = consumer._membership.shares[LOGS[0]]
+            consumer._membership.lose(share, CursorFencedError(1, 2, "billing"))
+            self.assertEqual(consumer.logs, [])
+            again = await anext(batches)
+            self.assertEqual((again.offset, again.epoch > batch.epoch), (0, True))
+            consumer.done(batch)
+            self.assertFalse(await consumer.emit([b"x"], batch))
+            self.assertEqual(consumer.positions, {LOGS[0]: 0})
+
+    @asynchronous
+    async def test_lost_within_an_answer(self):
+        """Nothing more is given of what was read of a log that is lost; the next holder gets that."""
+        client = await self.begin(LOGS[:1])
+        for value in (b"a", b"b"):
+            await client.log(LOGS[0]).append_batch([value, value])
+        async with self.member() as consumer:
+            async with aclosing(consumer.answers()) as answers:
+                answer = await anext(answers)
+                batches = consumer.batches_in(answer)
+                self.assertEqual(next(batches).offset, 0)
+                consumer._membership.lose(answer[0], CursorFencedError(1, 2, "billing"))
+                self.assertEqual(list(batches), [])
+            async with aclosing(consumer.answers()) as answers:
+                answer = await anext(answers)
+                records = consumer.records_in(answer)
+                self.assertEqual(next(records).offset, 0)
+                consumer._membership.lose(answer[0], CursorFencedError(1, 2, "billing"))
+                self.assertEqual(list(records), [])
 
     @asynchronous
     async def test_logs_come_and_go(self):
