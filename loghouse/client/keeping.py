@@ -205,7 +205,7 @@ class Keeper:
             LoghouseError: As `check`; or why what was emitted before cannot be appended.
         """
         holding = await self.acquire()
-        if holding.has_room and not self._waiting:
+        if holding.has_room:  # so nobody waits for it
             holding.emit(payload, record_count, position)
             self.wake()
             return

@@ -239,15 +239,36 @@ class StopTests(DeferredCase):
         for consumer in consumers:
             self.assertIn(f"not committed in cursor '{consumer.cursor_name}'", logged.output[-1])
 
+    async def test_beside_a_call(self):
+        """A call that nobody answers leaves consumers half of the time; what they cannot commit is told."""
+        self.patch(opened, "EXIT_SECONDS", 3.0)
+        cluster, log = await self.connected()
+        cluster.add_values(b"a")
+        for name in ("billing", "audit"):
+            consumer = await log.consumer(name, commit_seconds=3600).__aenter__()
+            await consumer.acquire()
+            consumer.done(1)
+            self.kept = [consumer, *getattr(self, "kept", [])]
+        await log.cursors().set("audit", 0)
+        cluster.nodes[0].faults["Bounds"] = [HANG] * 100
+        asking = log.bounds()
+        await self.until(lambda: cluster.nodes[0].count("Bounds"))
+        with self.assertLogs("loghouse.client", "ERROR") as logged:
+            await self.reactor.stopping()
+        self.assertEqual(["'audit' (" in text for text in logged.output], [True])
+        await self.raises(ClosedError, asking)
+        other = self.connect(cluster.target)
+        self.assertEqual((await other.cursors().acquire("billing")).position, 1)
+
     async def test_out_of_time(self):
-        """When calls took all of the time, the consumers' positions are given up at once, and told."""
-        self.patch(opened, "EXIT_SECONDS", 0.05)
+        """When a call took all of the time, too, nothing waits any longer: what is not committed is told."""
+        self.patch(opened, "EXIT_SECONDS", 0.1)
         cluster, log = await self.connected()
         cluster.add_values(b"a")
         consumer = await log.consumer("billing", commit_seconds=3600).__aenter__()
         await consumer.acquire()
         consumer.done(1)
-        cluster.nodes[0].faults["Bounds"] = [HANG]
+        cluster.nodes[0].faults.update(Bounds=[HANG] * 100, Advance=[HANG] * 100)
         asking = log.bounds()
         await self.until(lambda: cluster.nodes[0].count("Bounds"))
         with self.assertLogs("loghouse.client", "ERROR") as logged:

@@ -1,12 +1,38 @@
 """Members of groups for Twisted programs, on both kinds of reactors."""
 
+from types import SimpleNamespace
+
+from twisted.trial.unittest import SynchronousTestCase
+
 from loghouse.client import group_shares, membership
 from loghouse.client.deferred import DeferredGroupConsumer
-from loghouse.client.group_records import GroupBatch
+from loghouse.client.group_records import GroupBatch, records_of
+from loghouse.client.records import Record
 from loghouse.errors import ClientUseError, ClosedError, InvalidRequestError
 from tests.client.deferred_case import DeferredCase, in_a_thread
 
 LOGS = [f"orders-{number}" for number in range(4)]
+
+
+class DoneTests(SynchronousTestCase):
+    """What is done."""
+
+    def test_held_anew(self):
+        """What was done of a log that was lost and has come back does not hide what is done of it now."""
+        told, soon = [], []
+        inner = SimpleNamespace(cursor_name="billing", holder="me", done=told.append, check_open=lambda: None)
+        loop = SimpleNamespace(soon=soon.append)
+        opened = SimpleNamespace(run=None, check_here=lambda: None, loop=loop)
+        consumer = DeferredGroupConsumer(opened, inner, None)
+        plain = [Record(offset=offset, value=b"", timestamp=0) for offset in (2, 0)]
+        [before], [again] = (
+            records_of([one], "orders-0", epoch) for one, epoch in zip(plain, (1, 2), strict=True)
+        )
+        consumer.done(before)
+        consumer.done(again)
+        for work in soon:
+            work()
+        self.assertEqual(told, [before, again])
 
 
 class GroupTests(DeferredCase):

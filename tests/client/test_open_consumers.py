@@ -271,9 +271,10 @@ class ExitTests(OpenCase):
 
     @on_loop
     async def test_beside_one_that_hangs(self):
-        """A client that nobody answers takes no time from the others: what they did is committed."""
+        """Clients and producers that nobody answers leave time for consumers: what they did is committed."""
         silent = await self.cluster(1, number=2)
-        silent.nodes[0].faults["RegisterProducer"] = [HANG] * 100
+        for cluster in (silent, self.cluster_):
+            cluster.nodes[0].faults["RegisterProducer"] = [HANG] * 100
         program = """
 import sys
 from loghouse.client import connect_blocking, exiting
@@ -281,6 +282,8 @@ exiting.EXIT_SECONDS = 2.0
 producer = connect_blocking(sys.argv[2]).producer()
 producer.append(b"a")
 log = connect_blocking(sys.argv[1])
+stuck = log.producer()
+stuck.append(b"b")
 consumers = [log.consumer(name, commit_seconds=3600) for name in ("billing", "shipping", "audit")]
 for number, consumer in enumerate(consumers):
     consumer.__enter__()

@@ -142,10 +142,24 @@ class OpenedClient:
     def _stop(self) -> Deferred[None]:
         """Close in the same way, for a bounded time: the reactor stops when this is done."""
         self._trigger = None
-        return self._finish(self._reactor.callLater(EXIT_SECONDS, self.note))
+        # Half of the time is the consumers', whatever else hangs.
+        ending = self._reactor.callLater(EXIT_SECONDS / 2, self._end_consumers, EXIT_SECONDS / 2)
+
+        def ended(result: Any) -> Any:
+            if ending.active():
+                ending.cancel()
+            return result
+
+        return self._finish(self._reactor.callLater(EXIT_SECONDS, self.note)).addBoth(ended)
 
     def _finish(self, alarm: Any) -> Deferred[None]:
         return Deferred.fromCoroutine(self._close_when_idle(alarm))
+
+    def _end_consumers(self, seconds: float) -> None:
+        """Have the consumers commit, though something is under way still."""
+        if self._closed is None:
+            ending = self.run(self.client.calls.consumers.close(seconds), is_endless=True)
+            ending.addCallbacks(_tell, lambda _: None)  # the client closes, which tells of the rest
 
     async def _close_when_idle(self, alarm: Any) -> None:
         while await self._is_busy() and (alarm is None or alarm.active()):
@@ -166,8 +180,7 @@ class OpenedClient:
 
     async def _end(self, seconds: float) -> None:
         """Close on the loop: all consumers together have the time that is left."""
-        if left := await self.client.close_within(seconds):
-            _logger.error("a consumer was not closed before the reactor stopped: %s", left)
+        _tell(await self.client.close_within(seconds))
 
     async def _is_busy(self) -> bool:
         # Whoever got an answer in this turn may ask for more in it, as may what else runs at the stop.
@@ -175,3 +188,9 @@ class OpenedClient:
         for one in self.unsettled:
             one.hurry()
         return bool(self._calls) or not all(one.is_settled for one in self.unsettled)
+
+
+def _tell(left: str) -> None:
+    """Log what consumers could not commit, if there is something."""
+    if left:
+        _logger.error("a consumer was not closed before the reactor stopped: %s", left)
