@@ -15,6 +15,26 @@ from tests.processes import long
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ORDER_COUNT = 300
+GROUP = """
+import asyncio, os
+from pathlib import Path
+
+from faststream import FastStream
+
+from loghouse.client import Tls
+from loghouse.integrations.faststream import LoghouseBroker
+from loghouse.integrations.faststream.annotations import LoghouseMessage
+
+folder = Path(os.environ["CERTS"])
+tls = Tls(ca=folder / "ca.pem", certificate=folder / "root.pem", key=folder / "root.key")
+broker = LoghouseBroker(os.environ["LOGHOUSE"], tls=tls)
+
+@broker.subscriber("shop-*", cursor="billing", into="bills", lease_seconds=2)
+async def bill(order: int, message: LoghouseMessage) -> str:
+    return f"{message.log} {order}"
+
+asyncio.run(FastStream(broker).run())
+"""
 
 
 class ExampleTests(OwnClusterCase):
@@ -23,7 +43,7 @@ class ExampleTests(OwnClusterCase):
     if find_spec("faststream") is None:
         skip = "FastStream is not installed"
 
-    def begin(self):
+    def begin(self, *logs):
         """Start the cluster, make the logs, and return a client that is closed at the end."""
         self.cluster.start()
         self.cluster.wait_voters()
@@ -32,12 +52,12 @@ class ExampleTests(OwnClusterCase):
         self.target = ",".join(node.address for node in self.cluster.nodes)
         client = connect_blocking(self.target, tls=tls, timeout_seconds=60)
         self.addCleanup(client.close)
-        for name in ("orders", "bills"):
+        for name in logs:
             client.create_log(name)
         return client
 
-    def start_app(self):
-        """Start the program; it is killed at the end."""
+    def start_app(self, program=ROOT / "examples/faststream/app.py"):
+        """Start a program; it is killed at the end."""
         environment = {
             **os.environ,
             "LOGHOUSE": f"loghouse://{self.target}",
@@ -46,8 +66,9 @@ class ExampleTests(OwnClusterCase):
         }
         output = (self.folder / "app.log").open("ab")
         self.addCleanup(output.close)
-        command = [sys.executable, str(ROOT / "examples/faststream/app.py")]
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [sys.executable, str(program)], env=environment, stdout=output, stderr=output
+        )
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         return process
@@ -55,7 +76,7 @@ class ExampleTests(OwnClusterCase):
     @long
     def test_exactly_once(self):
         """Every order gets one bill, though its program and a node are killed; the other one stops well."""
-        client = self.begin()
+        client = self.begin("orders", "bills")
         orders, bills = client.log("orders"), client.log("bills")
         apps = {process.pid: process for process in (self.start_app(), self.start_app())}
         with orders.producer() as producer:
@@ -77,3 +98,34 @@ class ExampleTests(OwnClusterCase):
         self.assertEqual(app.wait(timeout=60), 0)
         cursor = bills.cursors().get("billing")
         self.assertEqual((cursor.position, cursor.holder), (ORDER_COUNT, ""))
+
+    @long
+    def test_group(self):
+        """Each order of several logs gets one bill in another one, though a program and a node are killed."""
+        names = [f"shop-{number}" for number in range(4)]
+        client = self.begin(*names, "bills")
+        bills = client.log("bills")
+        program = self.folder / "group.py"
+        program.write_text(GROUP)
+        apps = {process.pid: process for process in (self.start_app(program), self.start_app(program))}
+        for round_ in range(3):
+            for name in names:
+                client.log(name).append_batch([b"%d" % (round_ * 25 + number) for number in range(25)])
+            if round_ == 1:
+                wait_until(lambda: bills.bounds().next_offset > 0, "a bill")
+                holder = bills.cursors().list()[0].holder
+                if holder:  # it may be on its way to the other one
+                    apps.pop(int(holder.split(":")[1])).kill()
+                self.cluster.wait_leader().kill()
+        wait_until(lambda: bills.bounds().next_offset >= 75 * len(names), "all bills")
+        found = [record.value.decode().split() for record in bills.read()]
+        for name in names:
+            self.assertEqual([int(order) for log, order in found if log == name], list(range(75)))
+        for app in apps.values():
+            app.send_signal(signal.SIGTERM)
+            self.assertEqual(app.wait(timeout=60), 0)
+        cursors = bills.cursors().list()
+        self.assertEqual(
+            [(one.name, one.position, one.holder) for one in cursors],
+            [(f"billing/{name}", 75, "") for name in names],
+        )

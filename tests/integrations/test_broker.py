@@ -277,7 +277,6 @@ class SetupTests(SynchronousTestCase):
             (("a",), {"into": "b"}, "`into` only with a cursor"),
             (("a",), {"commit_seconds": 2}, "`commit_seconds` only with a cursor"),
             (("a", "b-*"), {"cursor": "c"}, "one pattern, or the names"),
-            (("a", "b"), {"cursor": "c", "into": "d"}, "`into` goes with one log"),
             (("a",), {"max_workers": 2, "batch": True}, "`max_workers` or `batch`"),
             (("a",), {"max_workers": 2, "ack_policy": AckPolicy.MANUAL}, "MANUAL"),
             (("a",), {"max_workers": 2, "ack_policy": "manual"}, "MANUAL"),

@@ -2,9 +2,10 @@
 
 import asyncio
 
-from faststream.exceptions import NackMessage, RejectMessage, StopConsume
+from faststream.exceptions import NackMessage, RejectMessage, SetupError, StopConsume
 from faststream.middlewares import AckPolicy
 
+from loghouse.catalogue.records import LogSettings
 from loghouse.client.records import NewRecord
 from loghouse.errors import UnknownCursorError
 from loghouse.integrations.faststream import annotations as given
@@ -31,6 +32,11 @@ class CursorCase(BrokerCase):
         cursor = await self.cursor(log)
         self.assertEqual((cursor.holder, cursor.left_seconds), ("", 0))
         return cursor.position
+
+    def make_shops(self):
+        """Make two logs more."""
+        for name in ("shop-1", "shop-2"):
+            self.admin.create(name, LogSettings(replicas=1), on=("n1",), by="root")
 
     async def values(self, log):
         return [record.value for record in await self.records(log)]
@@ -339,6 +345,61 @@ class IntoTests(CursorCase):
         headers = dict((await self.records("default"))[0].headers)
         self.assertEqual(headers["content-type"], b"application/json")
         await self.raises(UnknownCursorError, self.cursor())
+
+    @asynchronous
+    async def test_group(self):
+        """Answers to several logs are there once, though another program takes a log over in between."""
+        cluster = await self.opened()
+        self.make_shops()
+        shops = [self.client.log(name) for name in ("shop-1", "shop-2")]
+        for shop in shops:
+            await shop.append_batch([b"%d" % number for number in range(20)])
+        programs = [self.broker, self.another(cluster)]
+        seen = {program: [] for program in programs}
+        for program in programs:
+
+            @program.subscriber("shop-*", cursor="billing", into="orders", lease_seconds=1)
+            async def bill(order: int, message: given.LoghouseMessage, broker: given.LoghouseBroker):
+                seen[broker].append((message.log, order))
+                return f"{message.log} {order}"
+
+        await self.broker.start()
+        await until(lambda: len(seen[self.broker]) > 3)
+        await programs[1].start()
+        cursors = self.orders.cursors()
+
+        async def holders():
+            return {(await cursors.get(f"billing/{shop.log_name}")).holder for shop in shops}
+
+        while len(await holders() - {""}) < 2:
+            pass  # the second one asks for its share, and the first one lets a log go
+        for shop in shops:
+            await shop.append(b"20")
+        ends = {shop.log_name: (await shop.bounds()).next_offset for shop in shops}
+        all_seen = {(name, number) for name, end in ends.items() for number in range(end)}
+        await until(lambda: {one for each in seen.values() for one in each} == all_seen)
+        for program in programs:
+            await program.stop()
+        values = [value.decode() for value in await self.values("orders")]
+        for name, end in ends.items():
+            expected = [f"{name} {number}" for number in range(end)]
+            self.assertEqual([value for value in values if value.startswith(name)], expected)
+            cursor = await cursors.get(f"billing/{name}")
+            self.assertEqual((cursor.position, cursor.holder, cursor.lag), (end, "", None))
+
+    @asynchronous
+    async def test_group_into_itself(self):
+        """A log that gets answers is none of those that are answered."""
+        cluster = await self.opened()
+        for logs in (("default", "orders"), ("ord*",)):
+            broker = self.another(cluster)
+
+            @broker.subscriber(*logs, cursor="billing", into="orders")
+            async def bill(order: str): ...
+
+            error = await self.raises(SetupError, broker.start())
+            self.assertIn("'orders' gets the answers and is one of the logs", str(error))
+            await broker.stop()
 
     @asynchronous
     async def test_failed_first(self):

@@ -218,6 +218,21 @@ class AnswerTests(MemoryCase):
         self.assertEqual((record.value, record.key, record.timestamp), (b'{"amount":1}', b"k", 7))
 
     @asynchronous
+    async def test_group_into(self):
+        """Several logs answer into one; each has a position of its own."""
+
+        @self.broker.subscriber("shop-*", cursor="billing", into="bills")
+        async def bill(order: int, message: given.LoghouseMessage):
+            return f"{message.log} {order}"
+
+        async with self.test:
+            for log, order in (("shop-1", 1), ("shop-2", 2), ("shop-1", 3)):
+                await self.broker.publish(order, log)
+        values = [record.value for record in self.test.records("bills")]
+        self.assertEqual(values, [b"shop-1 1", b"shop-2 2", b"shop-1 3"])
+        self.assertEqual([self.test.position("billing", f"shop-{number}") for number in (1, 2)], [2, 1])
+
+    @asynchronous
     async def test_rejected_into(self):
         """What a handler published before it rejected its record is not appended."""
         bills = self.broker.publisher("bills")

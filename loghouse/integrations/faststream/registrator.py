@@ -67,7 +67,7 @@ class LoghouseRegistrator(Registrator[Received, LoghouseBrokerConfig]):
             cursor: The cursor that remembers what is handled. One subscriber of a cursor is at work at a
                 time, the others stand by. None: nothing is remembered.
             into: A log, or its publisher, which gets what the handler answers (None: nothing) in one step
-                with the cursor, which this log then keeps: exactly once.
+                with the cursor, which this log then keeps, of several logs each: exactly once.
             from_: Where a new cursor begins, or reading without one: an offset, "earliest", "latest", or a
                 datetime. None: "earliest" with a cursor, "latest" without.
             batch: Whether the handler gets a list, of what was appended together.
@@ -199,8 +199,6 @@ def _check(logs: tuple[str, ...], cursor: str | None, into: object, options: Map
     if cursor is None and (is_group or into is not None or options):
         what = "several logs" if is_group else "`into`" if into is not None else f"`{next(iter(options))}`"
         raise SetupError(f'{what} only with a cursor: @broker.subscriber("{logs[0]}", cursor="...")')
-    if is_group and into is not None:
-        raise SetupError("`into` goes with one log; subscribe to each by a subscriber of its own")
 
 
 def _check_handling(settings: LoghouseSubscriberConfig, *, has_into: bool) -> None:

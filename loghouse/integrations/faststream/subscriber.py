@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from faststream.exceptions import SetupError
@@ -106,6 +107,11 @@ class LoghouseSubscriber(SubscriberUsecase[Received]):
     def _check_publishers(self) -> None:
         if self.into is None:
             return
+        if self.is_group and any(fnmatchcase(self.into.log, log) for log in self.logs):
+            raise SetupError(
+                f"{self.into.log!r} gets the answers and is one of the logs ({', '.join(self.logs)}): they "
+                "would be answered without end; give `into` another name"
+            )
         for item in self.calls:
             others = [one for one in item.handler._publishers if one is not self.into]
             if self.into.log in [getattr(one, "log", None) for one in others]:
@@ -174,11 +180,11 @@ class LoghouseSubscriber(SubscriberUsecase[Received]):
             return self._following
         client: Any = self._outer_config.client
         options = {"from_": self._config.from_, **self._config.options}
+        if self.into is not None:
+            options["into"] = client.log(self.into.log)
         if self.is_group:
             logs = self.logs[0] if "*" in self.logs[0] else list(self.logs)
             return client.consumer(self.cursor, logs=logs, **options)
-        if self.into is not None:
-            options["into"] = client.log(self.into.log)
         return client.log(self.logs[0]).consumer(self.cursor, **options)
 
     def _marks(self, consumer: Any) -> AsyncGenerator[Mark, None]:
