@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -24,6 +23,7 @@ from loghouse.cli.demo_nodes import (
     prepare,
     serve_until_interrupted,
     shown,
+    typed,
 )
 from loghouse.cli.demo_trip import figures
 from loghouse.cli.output import CommandError, ExitCode, write_json, write_line
@@ -107,7 +107,7 @@ def _show_one(cast: Cast, path: Path, say: Callable[[str], None]) -> dict[str, A
 
 def _print_next(folder: Path, nodes: Sequence[DemoNode]) -> None:
     """Print commands that work as they are, in another terminal."""
-    command = "loghouse" if shutil.which("loghouse") else shown(Path(sys.executable).parent / "loghouse")
+    command = typed("loghouse")
     config = "" if folder == Path.cwd() / "dev" else f" --config {shown(folder / 'client.yaml')}"
     certs = shown(folder / "certs")
     addresses = ", ".join(f"http://{node.http_listen}/" for node in nodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -272,14 +273,21 @@ def serve_until_interrupted(nodes: Sequence[Running], say: Callable[[str], None]
                     left.remove(running)
                     if not left:
                         raise CommandError(running.why_it_ended())
-                    say(f"{running.why_it_ended()}\nthe others go on; to start it again: make run, or")
-                    say(f"  twistd -n loghouse --config {shown(running.node.folder / 'node.yaml')}")
+                    say(f"{running.why_it_ended()}\nthe others go on; start it again from another terminal:")
+                    settings = shown(running.node.folder / "node.yaml")
+                    say(f"  {typed('twistd')} -n loghouse --config {settings}")
+                    say("or end this, and start all again: what was acknowledged is there")
                     sys.stdout.flush()
                     break
             # Not an event's wait: a signal that raises within its lock ends in an error of that lock.
             time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
         write_line()
+
+
+def typed(command: str) -> str:
+    """Return how a command beside this Python is typed: by its name if that is found, else by its path."""
+    return command if shutil.which(command) else shown(Path(sys.executable).parent / command)
 
 
 def shown(path: Path) -> str:

@@ -47,6 +47,12 @@ _CURSOR_STEPS: Final[Mapping[type[Exception], str]] = {
     errors.UnknownCursorError: "`loghouse cursor list` shows those there are",
 }
 
+_PRODUCE_STEPS: Final[Mapping[type[Exception], str]] = {
+    # Whoever may do nothing here is refused as the one who may not even consume.
+    errors.PermissionDeniedError: "ask for a rule in the node's policy that lets you produce, or use another "
+    "certificate (--cert, --key)",
+}
+
 _CONSUME_STEPS: Final[Mapping[type[Exception], str]] = {
     errors.CursorHeldError: "--wait stands by until it is free",
     errors.CursorFencedError: "run it again: it goes on where the cursor stands by then",
@@ -57,6 +63,7 @@ _OWN_STEPS: Final = {
     "cursor": _CURSOR_STEPS,
     "cluster": _CLUSTER_STEPS,
     "log": _LOG_STEPS,
+    "produce": _PRODUCE_STEPS,
     "node": _CLUSTER_STEPS,
 }
 

@@ -39,7 +39,7 @@ loghouse log create audit --replicas 5 --on n1,n2,n3,n4,n5 --retention-bytes 100
     "log alter": "loghouse log alter orders --retention-age 30d --record-max 64KiB",
     "log delete": "loghouse log delete orders --yes",
     "log repair": "loghouse log repair orders --replace n2 --with n4",
-    "cursor list": "loghouse cursor list --log orders --json",
+    "cursor list": "loghouse cursor list --log orders --json\nloghouse cursor list --all",
     "cursor get": "loghouse cursor get billing --log orders",
     "cursor set": "loghouse cursor set billing --log orders --position 1000",
     "cursor delete": "loghouse cursor delete billing --log orders --yes",

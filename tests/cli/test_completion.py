@@ -116,6 +116,8 @@ class PageTests(SynchronousTestCase):
             self.assertIn(f".SS loghouse {name}\n", text)
             self.assertIn(examples.strip(), text)
         self.assertIn(EXIT_CODES_TEXT.strip(), text)
+        for told in ("--cursor NAME", "--commit-every TIME", "--wait", "consume --cursor: another consumer"):
+            self.assertIn(told, text)
         if shutil.which("groff") is not None:
             shown = subprocess.run(
                 ["groff", "-man", "-Tascii", "-ww"],

@@ -136,7 +136,7 @@ class ServingTests(CommandCase):
         said = []
         error = self.assertRaises(CommandError, demo_nodes.serve_until_interrupted, running, said.append)
         self.assertIn("node-1 ended with exit code 3; node-1/node.log ends:\n  the reason", said[0])
-        self.assertIn("--config node-1/node.yaml", said[1])
+        self.assertRegex(said[1], r"^  \S*twistd -n loghouse --config node-1/node.yaml$")
         self.assertIn("node-2 ended with exit code 3", str(error))
 
 

@@ -412,6 +412,13 @@ class ProcessTests(CommandCase):
         (self.folder / "twistd").touch()
         self.assertEqual(demo_nodes._twistd(), [str(self.folder / "python"), str(self.folder / "twistd")])
 
+    def test_typed(self):
+        """A command that is not in the path is shown with its own; whoever types it has it found."""
+        self.patch(demo_nodes.sys, "executable", str(Path.cwd() / "bin" / "python"))
+        for found, text in (("/usr/bin/twistd", "twistd"), (None, "bin/twistd")):
+            self.patch(demo_nodes.shutil, "which", lambda name, found=found: found)
+            self.assertEqual(demo_nodes.typed("twistd"), text)
+
     def test_why_it_ended(self):
         """Its refusal is told, with the way out unless its files are in use; else the last twelve lines."""
         lines = [f"line {number}" for number in range(14)]

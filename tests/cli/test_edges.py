@@ -15,7 +15,7 @@ from loghouse.cli.output import CommandError, bytes_as_json, count_text, size_te
 from loghouse.cli.produce import AppendTotals
 from loghouse.cli.record_input import paced, record_of_json, records_of_file, records_of_lengths
 from loghouse.client.records import NewRecord
-from loghouse.errors import OutcomeUnknownError, UnavailableError
+from loghouse.errors import OutcomeUnknownError, PermissionDeniedError, UnavailableError
 from tests.cli.support import CommandCase
 
 
@@ -440,3 +440,5 @@ class NextStepTests(SaidCase):
     def test_unknown(self):
         """Of an error that nobody thought of nothing is said."""
         self.assertEqual(next_step(KeyError("x"), "produce"), "")
+        # Whoever may do nothing at all is refused as one who may not consume: say what producing needs.
+        self.assertIn("lets you produce", next_step(PermissionDeniedError("a", "consume", "b"), "produce"))
