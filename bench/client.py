@@ -2,8 +2,9 @@
 
     python -m bench.client [--rounds N] [--count N] [--direct] [--only PART] [--json FILE]
 
-Parts: produce (100-byte records), large (1 kB records beside the ceiling), consume, unary. Rates are compared
-in alternating runs, client and nodes on this machine. Each client is a process of its own, on uvloop.
+Parts: produce (100-byte records), large (1 kB records beside the ceiling), consume, unary, appends (`append`
+with many in flight, beside a bare connection). Rates are compared in alternating runs, client and nodes on
+this machine. Each client is a process of its own, on uvloop.
 """
 
 import argparse
@@ -16,11 +17,11 @@ import time
 from pathlib import Path
 
 from bench.ceiling import run_ceiling
-from bench.cluster import cpu_seconds
+from bench.cluster import append_load, cpu_seconds
 from bench.measure import Table, finish, median, ratio, rounds, scratch
 from loghouse.api.v1.log_pb2 import RecordBatch
 from loghouse.client import Tls, connect, connect_blocking
-from loghouse.limits import KIB
+from loghouse.limits import KIB, REQUESTS_PER_CONNECTION_MAX
 from loghouse.testing.cluster_process import ClusterProcess
 
 SMALL_SIZE = 100
@@ -28,6 +29,8 @@ LARGE_SIZE = 1000
 BATCH_SIZE = 256 * KIB
 WINDOW = 8  # batches a producer has on their way
 UNARY_COUNT = 1000
+APPENDS_SIZE = KIB
+APPENDS = ((64, 10_000), (8192, 40_000))  # in flight, and how many in a round
 WARM_UP_COUNT = 100
 
 
@@ -95,7 +98,26 @@ async def unary(log, options) -> dict[str, float]:
     }
 
 
+async def appends(log, options) -> dict[str, float]:
+    """Keep `window` appends in flight on one connection."""
+    value = os.urandom(options.size)
+    for number in (max(WARM_UP_COUNT, options.window), options.count):
+        left = number
+
+        async def caller() -> None:
+            nonlocal left
+            while left > 0:
+                left -= 1
+                await log.append(value)
+
+        begin, used = time.perf_counter(), time.process_time()
+        await asyncio.gather(*(caller() for _ in range(options.window)))
+        seconds, used = time.perf_counter() - begin, time.process_time() - used
+    return {"per_second": options.count / seconds, "cpu_seconds": used}
+
+
 JOBS = {
+    "appends": appends,
     "bare": bare,
     "produce": produce,
     "consume_batches": consume_batches,
@@ -159,10 +181,13 @@ class Clients:
         self.cluster = cluster
         self.target = ",".join(node.address for node in cluster.nodes)
 
-    def run(self, job: str, *, size: int = SMALL_SIZE, count: int = 0, start: int = 0) -> dict[str, float]:
+    def run(
+        self, job: str, *, size: int = SMALL_SIZE, count: int = 0, start: int = 0, window: int = 1
+    ) -> dict[str, float]:
         """Run one client; its result, with the CPU time that the nodes used meanwhile."""
         words = ["--job", job, "--target", self.target, "--certs", self.cluster.certificates.folder]
         words += ["--size", size, "--count", count, "--start", start, "--batch", BATCH_SIZE]
+        words += ["--window", window]
         command = [sys.executable, "-m", "bench.client", *map(str, words)]
         before = [cpu_seconds(node) for node in self.cluster.nodes]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=600)
@@ -244,6 +269,29 @@ def bench_unary(table: Table, options: argparse.Namespace, clients: Clients) -> 
     table.add("  blocking client, p50", median(blocking) * 1e3, "ms")
 
 
+def bench_appends(table: Table, options: argparse.Namespace, clients: Clients) -> None:
+    leader = clients.cluster.wait_leader()
+    last: dict[str, float] = {}
+
+    def rate(window: int, count: int) -> float:
+        last.update(clients.run("appends", size=APPENDS_SIZE, count=count, window=window))
+        return last["per_second"]
+
+    # A bare connection refuses more open requests than earlier nodes allowed; the client lets them wait.
+    for window, count in APPENDS:
+        bare_window = min(window, REQUESTS_PER_CONNECTION_MAX)
+        shape = (APPENDS_SIZE, count, bare_window)
+        theirs, ours = rounds(
+            options.rounds,
+            lambda shape=shape: append_load(leader, "binary", *shape)["batches_per_second"],
+            lambda window=window, count=count: rate(window, count),
+        )
+        table.add(f"bare connection, 1 KiB x {bare_window}", median(theirs), "appends/s")
+        table.add(f"append, 1 KiB x {window}", median(ours), "appends/s")
+        table.add("  ratio", ratio(ours, theirs), "", bar=0.9)
+        add_costs(table, last, count)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="rounds to run; medians are of these")
@@ -257,6 +305,7 @@ def arguments() -> argparse.Namespace:
     job.add_argument("--certs", type=Path)
     job.add_argument("--size", type=int, default=SMALL_SIZE)
     job.add_argument("--start", type=int, default=0)
+    job.add_argument("--window", type=int, default=1, help="appends in flight")
     job.add_argument("--batch", type=int, default=BATCH_SIZE)
     return parser.parse_args()
 
@@ -278,6 +327,7 @@ def main() -> None:
                 "large": bench_large,
                 "consume": bench_consume,
                 "unary": bench_unary,
+                "appends": bench_appends,
             }
             for part, run in parts.items():
                 if options.only in part:

@@ -106,6 +106,7 @@ class Balancer:
         # then send every stream to the same of two followers.
         self._turns = {purpose: rng.randrange(1 << 16) for purpose in Purpose}
         self._leader_name = ""
+        self._leader_addresses: tuple[str, ...] = ()  # where it can be dialled: each append asks
         self._probations: dict[str, _Probation] = {}
         self._refresh_at = float("-inf")
         self._dialable: tuple[Server, ...] = ()
@@ -137,7 +138,7 @@ class Balancer:
         self.view = view
         self._dialable = tuple(server for server in view.servers if self._addresses_of(server))
         leader = view.leader
-        self._leader_name = leader.name if leader is not None else ""
+        self._led_by(leader.name if leader is not None else "")
         self._refresh_at = now + REFRESH_SECONDS * (0.8 + 0.4 * self._rng.random())
         known = self.addresses()
         self._probations = {a: p for a, p in self._probations.items() if a in known}
@@ -154,7 +155,12 @@ class Balancer:
         if self._server(leader_name) is None:
             self.expire()
         else:
-            self._leader_name = leader_name
+            self._led_by(leader_name)
+
+    def _led_by(self, name: str) -> None:
+        self._leader_name = name
+        leader = self._server(name)
+        self._leader_addresses = self._addresses_of(leader) if leader is not None else ()
 
     def failed(self, address: str, now: float, *, is_permanent: bool = False) -> None:
         """Note that a call could not be made there, or was not answered.
@@ -183,9 +189,8 @@ class Balancer:
 
     def does_not_lead(self, address: str) -> None:
         """Note that the node there cannot append now, and named no leader."""
-        leader = self._server(self._leader_name)
-        if leader is not None and address in self._addresses_of(leader):
-            self._leader_name = ""
+        if address in self._leader_addresses:
+            self._led_by("")
         self.expire()
 
     def expire(self) -> None:
@@ -200,12 +205,12 @@ class Balancer:
 
     def leads(self, address: str) -> bool:
         """Whether the server there is the leader, as far as is known."""
-        leader = self._server(self._leader_name)
-        return leader is not None and address in self._addresses_of(leader)
+        return address in self._leader_addresses
 
     def address(self, purpose: Purpose, now: float) -> str:
         """Return where to dial next."""
-        return next(self.addresses_in_turn(purpose, now))
+        leader = self.leader_address(now) if purpose is Purpose.APPEND else None
+        return leader if leader is not None else next(self.addresses_in_turn(purpose, now))
 
     def address_beside(self, tried: Container[str], purpose: Purpose, now: float) -> str | None:
         """Return where to dial next besides some; None when all others failed a moment ago."""
@@ -225,9 +230,10 @@ class Balancer:
 
     def leader_address(self, now: float) -> str | None:
         """Return where the leader can be dialled, or None when it is unknown or away."""
-        leader = self._server(self._leader_name)
-        addresses = self._addresses_of(leader) if leader is not None else ()
-        return next((address for address in addresses if not self._is_avoided(address, now)), None)
+        for address in self._leader_addresses:
+            if not (self._probations and self._is_avoided(address, now)):
+                return address
+        return None
 
     def address_of(self, name: str, now: float) -> str | None:
         """Return where to dial the server of that name, or None when the cluster has none."""

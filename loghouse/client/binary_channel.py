@@ -6,7 +6,6 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any, Final
 
 from loghouse.client.balancing import ClusterView, Server
@@ -85,16 +84,14 @@ class BinaryChannel(Channel):
 
     async def append(self, request: Produce, log: LogId, seconds: float) -> AppendAnswer:
         """See `Channel.append`."""
-        milliseconds = min(int(seconds * 1000), 2**32 - 1)
-        reply = await self._ask(replace(request, timeout_milliseconds=milliseconds), log, seconds)
+        reply = await self._ask(request.within(_milliseconds(seconds)), log, seconds)
         return AppendAnswer(reply.base_offset, reply.record_count)
 
     async def append_with_cursor(
         self, request: Produce, cursor: CursorChange, log: LogId, seconds: float
     ) -> AppendAnswer:
         """See `Channel.append_with_cursor`."""
-        milliseconds = min(int(seconds * 1000), 2**32 - 1)
-        produce = b"".join(replace(request, timeout_milliseconds=milliseconds).encode())
+        produce = b"".join(request.within(_milliseconds(seconds)).encode())
         asked = ProduceWithCursor(
             cursor=cursor.name, epoch=cursor.epoch, position=cursor.position, produce=produce
         )
@@ -179,7 +176,10 @@ class BinaryChannel(Channel):
             await self._other.close()
 
     async def _ask(self, request: Any, log: LogId, seconds: float) -> Any:
-        return await (await self.connection(seconds)).ask(request, log.group, seconds)
+        connection = self._connection
+        if connection is None or not connection.is_up:
+            connection = await self.connection(seconds)
+        return await connection.ask(request, log.group, seconds)
 
     async def connection(self, seconds: float) -> Connection:
         """Return the connection; everybody who needs one waits for the same dialling.
@@ -266,6 +266,10 @@ class _BinaryAnswers(Answers):
     def cancel(self) -> None:
         if self._following is not None:
             self._following.cancel()
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(int(seconds * 1000), 2**32 - 1)
 
 
 def _servers_of(described: Iterable[DescribedServer]) -> tuple[Server, ...]:

@@ -147,37 +147,38 @@ class Calls:
                 OutcomeUnknownError when something may have been.
         """
         self.place.check_task()
-        begun_at = self.now
-        deadline = begun_at + timeout_seconds
-        attempts = Attempts(begun_at=begun_at, deadline=deadline, is_safe=is_safe, rng=self.rng)
+        now = self.now
+        deadline = now + timeout_seconds
+        attempts = Attempts(begun_at=now, deadline=deadline, is_safe=is_safe, rng=self.rng)
         if self.balancer.view is None:
             await self.refresh(timeout_seconds)
+            now = self.now
         while True:
-            address = address or self._address(purpose, server)
+            address = address or self._address(purpose, server, now)
             try:
-                with self.unless_closed(is_safe=is_safe):
-                    return await self._attempt(make, address, attempts.seconds_left(self.now))
+                return await self._attempt(make, address, attempts.seconds_left(now))
             except CallFailedError as error:
                 failure = error.failure
+            except asyncio.CancelledError:
+                self._check_closed(is_safe=is_safe)
+                raise
             self.note(failure, address)
             failure = await self.confirmed(self.judged(failure), address)
             address = ""
             pause = attempts.pause_after(failure, self.now)
             await self.await_news(min(REFRESH_SECONDS_MAX, max(0.0, deadline - self.now)))
             await asyncio.sleep(pause)
+            now = self.now
 
-    async def append(
+    def append(
         self,
         make: Callable[[Channel, float], Awaitable[AppendAnswer]],
         *,
         timeout_seconds: float,
         is_safe: bool = False,
-    ) -> AppendAnswer:
+    ) -> Coroutine[Any, Any, AppendAnswer]:
         """Make a call that appends a batch; as `call`."""
-        answer: AppendAnswer = await self.call(
-            make, purpose=Purpose.APPEND, timeout_seconds=timeout_seconds, is_safe=is_safe
-        )
-        return answer
+        return self.call(make, purpose=Purpose.APPEND, timeout_seconds=timeout_seconds, is_safe=is_safe)
 
     async def _attempt(self, make: Make, address: str, seconds: float) -> Any:
         with self.channels.lend(address) as channel:
@@ -186,10 +187,10 @@ class Calls:
         self.refresh_if_stale()
         return reply
 
-    def _address(self, purpose: Purpose, server: str) -> str:
+    def _address(self, purpose: Purpose, server: str, now: float) -> str:
         if not server:
-            return self.balancer.address(purpose, self.now)
-        address = self.balancer.address_of(server, self.now)
+            return self.balancer.address(purpose, now)
+        address = self.balancer.address_of(server, now)
         if address is None:
             raise UnavailableError(f"no server named {server!r} in this cluster; `servers()` lists them")
         return address
@@ -205,11 +206,15 @@ class Calls:
         try:
             yield
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self.channels.is_closed and not (task is not None and task.cancelling()):
-                kind = ClosedError if is_safe else OutcomeUnknownError
-                raise kind("the client was closed before the answer came") from None
+            self._check_closed(is_safe=is_safe)
             raise
+
+    def _check_closed(self, *, is_safe: bool) -> None:
+        """Raise what a cancellation means that the client's closing brought about; see `unless_closed`."""
+        task = asyncio.current_task()
+        if self.channels.is_closed and not (task is not None and task.cancelling()):
+            kind = ClosedError if is_safe else OutcomeUnknownError
+            raise kind("the client was closed before the answer came") from None
 
     def judged(self, failure: CallFailure) -> CallFailure:
         """Return a failure as what it is now: a refusal, when no address is left that might do."""
@@ -262,7 +267,8 @@ class Calls:
 
     def refresh_if_stale(self) -> None:
         """Ask for the servers in the background when what is known is old."""
-        if self.balancer.is_stale(self.now) and self.now >= self._rested_at:
+        now = self.now
+        if self.balancer.is_stale(now) and now >= self._rested_at:
             self._start_refreshing()
 
     async def refresh(self, timeout_seconds: float) -> None:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from loghouse.client.balancing import ClusterView
 from loghouse.client.failures import CallFailedError, CallFailure, Effect, unexpected, unreached
@@ -22,6 +21,7 @@ from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, Buffer
 from loghouse.protocol.record_range import ReadPage, RecordRange
 
 _T = TypeVar("_T")
+_TOLD: Final = (LoghouseError, CallFailedError, AssertionError)
 
 
 Hinted: TypeAlias = Callable[[str, int], None]
@@ -223,6 +223,29 @@ class Opening(Generic[_T]):
         seen(task)  # whoever wanted it may have gone when it fails
 
 
+class Lent:
+    """A channel for a block: `Channels.lend`. A class, since one is made for every append."""
+
+    __slots__ = ("_address", "_channel", "_channels")
+
+    def __init__(self, channels: Channels, channel: Channel, address: str) -> None:
+        self._channels = channels
+        self._channel = channel
+        self._address = address
+
+    def __enter__(self) -> Channel:
+        self._channel.use_count += 1
+        return self._channel
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        channel = self._channel
+        channel.use_count -= 1
+        if channel.is_retired:
+            self._channels.returned(channel)
+        if isinstance(error, Exception) and not isinstance(error, _TOLD):
+            raise CallFailedError(unexpected(error, self._address)) from error
+
+
 class Channels:
     """The channels of one client, made as they are needed.
 
@@ -236,8 +259,7 @@ class Channels:
         self._closing: set[asyncio.Task[None]] = set()
         self.is_closed = False
 
-    @contextmanager
-    def lend(self, address: str) -> Iterator[Channel]:
+    def lend(self, address: str) -> Lent:
         """Give a channel for the block; it is not closed under whoever uses it, except by `close`.
 
         What is raised in the block and is no error of ours, such as a library's, is a failed call, too: it
@@ -252,17 +274,12 @@ class Channels:
         channel = self._channels.get(address)
         if channel is None:
             channel = self._channels[address] = self._make(address)
-        channel.use_count += 1
-        try:
-            yield channel
-        except (LoghouseError, CallFailedError, AssertionError):
-            raise
-        except Exception as error:
-            raise CallFailedError(unexpected(error, address)) from error
-        finally:
-            channel.use_count -= 1
-            if channel.is_retired and not channel.use_count:
-                self._close_soon(channel)
+        return Lent(self, channel, address)
+
+    def returned(self, channel: Channel) -> None:
+        """Close a channel that is given back, if the next call dials anew and it was the last one's."""
+        if channel.is_retired and not channel.use_count:
+            self._close_soon(channel)
 
     def keep(self, addresses: Iterable[str]) -> None:
         """Close the channels to all other addresses, each once nobody uses it."""

@@ -186,14 +186,14 @@ class Connection(asyncio.BufferedProtocol):
         self._first = b""  # that came, as far as it tells what is spoken there
         self._beginning = memoryview(b"")  # where it goes
         self._is_closing = False
+        self._is_greeted = False  # the node said Hello, and the connection is not lost
         self.up: asyncio.Future[None] = self._loop.create_future()
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     @property
     def is_up(self) -> bool:
         """Whether requests can be made: not before its Hello, and not when the node said goodbye."""
-        is_open = self.up.done() and not (self._is_closing or self.lost.done())
-        return is_open and not self._session.asked.is_used_up
+        return self._is_greeted and not (self._is_closing or self._session.asked.is_used_up)
 
     @property
     def hello(self) -> Hello:
@@ -399,6 +399,7 @@ class Connection(asyncio.BufferedProtocol):
             failure = self._why_ended(error)
             self._failure, self._is_permanent = failure.error, failure.is_permanent
         self.resume_writing()
+        self._is_greeted = False
         self._fail_everything()
         self.lost.set_result(None)
 
@@ -416,6 +417,7 @@ class Connection(asyncio.BufferedProtocol):
             case LeaderNamed():
                 self._hinted(event.name, event.group or DEFAULT_GROUP)  # 0: a node of before many logs
             case LinkUp():
+                self._is_greeted = True
                 self.up.set_result(None)
             case GoodbyeReceived():
                 self._is_closing = True  # open requests are still answered

@@ -44,11 +44,14 @@ class Attempts:
             that carry a producer's id and sequence.
     """
 
+    __slots__ = ("_backoff", "_begun_at", "_count", "_deadline", "_is_safe", "_rng")
+
     def __init__(self, *, begun_at: float, deadline: float, is_safe: bool, rng: random.Random) -> None:
         self._begun_at = begun_at
         self._deadline = deadline
         self._is_safe = is_safe
-        self._backoff = backoff(rng)
+        self._rng = rng
+        self._backoff: Backoff | None = None  # from the first failure on: nearly every call has none
         self._count = 0
 
     def seconds_left(self, now: float) -> float:
@@ -66,7 +69,10 @@ class Attempts:
         if failure.effect is Effect.REFUSED or (failure.effect is Effect.UNKNOWN and not self._is_safe):
             raise failure.error
         # A node that named the leader, or is not there at all, says by itself where to go on: elsewhere.
-        pause = 0.0 if self._count == 1 and failure.leader else pause_after(failure, self._backoff)
+        pause = 0.0
+        if self._count > 1 or not failure.leader:
+            self._backoff = self._backoff or backoff(self._rng)
+            pause = pause_after(failure, self._backoff)
         least = min(ATTEMPT_SECONDS_MIN, (self._deadline - self._begun_at) / 4)
         if now + pause + least >= self._deadline:
             raise self._given_up(failure, now)

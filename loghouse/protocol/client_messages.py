@@ -69,6 +69,19 @@ class Produce(Message):
         if self.attributes & ~CODEC_MASK:
             raise ValueError(f"reserved attribute bits set: {self.attributes:#06x}")
 
+    def within(self, milliseconds: int) -> Produce:
+        """Return the same request with another timeout."""
+        return Produce(
+            self.batch,
+            self.record_count,
+            self.attributes,
+            self.batch_crc,
+            self.expect_offset,
+            self.producer_id,
+            self.producer_sequence,
+            milliseconds,
+        )
+
     # By position, and not frozen, like its reply: one of each is made for every append, on either side.
 
     def _fixed(self, layout: FixedLayout) -> tuple[Any, ...]:

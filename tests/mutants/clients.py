@@ -64,9 +64,9 @@ CLIENT = (
         "a producer was closed for good by a ValueError",
         "What is raised below and is no error of ours goes up as it is.",
         (
-            "loghouse.client.channels:Channels.lend",
-            "raise CallFailedError(unexpected(error, address)) from error",
-            "raise",
+            "loghouse.client.channels:Lent.__exit__",
+            "raise CallFailedError(unexpected(error, self._address)) from error",
+            "return",
         ),
         by="client.test_calls:UnexpectedTests.test_tried_again",
     ),

@@ -51,6 +51,18 @@ def entry(index=1, term=1, **fields):
     return make_entry(SEED, index=index, term=term, **options)
 
 
+class ProduceTests(SynchronousTestCase):
+    """A request to append, made anew for each attempt."""
+
+    def test_another_timeout(self):
+        """It is the same but for its timeout, whatever it has; the first one stays as it was."""
+        plain = Produce(b"batch", 3)
+        full = Produce(b"batch", 3, 1, 2, 4, 5, 6, 7)
+        self.assertEqual(plain.within(9), Produce(b"batch", 3, timeout_milliseconds=9))
+        self.assertEqual(full.within(9), Produce(b"batch", 3, 1, 2, 4, 5, 6, 9))
+        self.assertEqual((plain.timeout_milliseconds, full.timeout_milliseconds), (0, 7))
+
+
 class BackoffTests(SynchronousTestCase):
     """Pauses between attempts."""
 
