@@ -35,6 +35,8 @@ class Watch:
     def follow(self, raft: Raft) -> None:
         """Take down what a core says, as soon as it says it."""
         self._raft = raft
+        if self._life.is_alive:
+            self._cluster.guarded(self._note_beginning, raft)
         ready_of_core = raft.ready
 
         def ready() -> Ready | None:
@@ -45,6 +47,18 @@ class Watch:
             return found
 
         raft.ready = ready  # type: ignore[method-assign]
+
+    def _note_beginning(self, raft: Raft) -> None:
+        """Note what a core begins with as committed: that is served at once, before its first Ready says so.
+
+        A lone voter's disk is the majority: it begins with all that this holds. No Ready may ever tell that
+        before somebody reads it: the core is begun anew when its disk is full, and there are waiting readers.
+        """
+        oracle, number, index = self._cluster.oracle, self.number, raft.commit_index
+        committed_before = oracle.committed_index
+        oracle.committed_to(number, index, 0)
+        if index > committed_before:
+            oracle.check_first_commit(number, index)
 
     def _note(self, ready: Ready, raft: Raft) -> None:
         oracle, number = self._cluster.oracle, self.number

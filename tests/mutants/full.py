@@ -84,6 +84,14 @@ ORDER = (
         first_seed=7,
     ),
     bug(
+        "all-on-disk-is-served",
+        "a core that begins, and readers who wait for it",
+        "A member serves everything on its disk from its start on.",
+        (DRIVER + "__init__", "log.state_at(raft.commit_index)", "log.state_at(log.last_index)"),
+        options=THREE,
+        faults=(("crash", 4.0), ("partition", 5.0)),
+    ),
+    bug(
         "full-disk-for-ever",
         "a disk with room again, and nobody tells the node",
         "A write that found a full disk is not tried again.",
