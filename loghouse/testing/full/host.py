@@ -82,6 +82,9 @@ class FullHost(Host):
         self._requests = 0
         self._stopping: Life | None = None
         self._door_is_closed = False
+        # Nodes whose process ended. Were they collected as garbage in a run, their coroutines would be closed
+        # at a moment that no seed decides: each `finally` in them acts, and diagnostics tell what fails.
+        self._dead: list[object] = []
         # The logs that have a name, as they are watched in this life, by group.
         self._named: dict[int, tuple[Watch, Log]] = {}
 
@@ -205,6 +208,7 @@ class FullHost(Host):
 
     def _ended(self, life: Life, *, with_power: bool) -> None:
         self._named.clear()
+        self._dead.append((self.node, self.links))
         self.node = self.links = None
         self.cluster.network.process_ended(life, with_power=with_power)
 
