@@ -144,14 +144,14 @@ async def _run(args: argparse.Namespace, output: BinaryIO) -> None:
         async with while_read(output, args.follow), DirectoryReader(args) as directory:
             await _read(args, directory, output)
         return
-    async with connect_async(args) as log:
-        if args.cursor is not None:
+    if args.cursor is not None:
+        async with consume_cursor.until_terminated(), connect_async(args) as log:
             await contact(log, args)
             await consume_cursor.consume(args, log, output)
-            return
-        async with while_read(output, args.follow):
-            await contact(log, args)
-            await _read(args, log, output)
+        return
+    async with connect_async(args) as log, while_read(output, args.follow):
+        await contact(log, args)
+        await _read(args, log, output)
 
 
 @contextmanager

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import aclosing
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
 from typing import BinaryIO
 
 from loghouse.cli.output import CommandError, ExitCode, while_read
@@ -63,6 +67,34 @@ def check(args: argparse.Namespace) -> None:
             raise CommandError(f"--cursor does not go with --{name.replace('_', '-')}", ExitCode.USAGE)
     if args.count is not None and args.grep is not None:
         raise CommandError("--cursor takes --count or --grep, not both", ExitCode.USAGE)
+
+
+@asynccontextmanager
+async def until_terminated() -> AsyncGenerator[None, None]:
+    """Let SIGTERM end a block as Ctrl-C does, so that its cursor is committed and let go; then it ends us.
+
+    A supervisor sees the end that it asked for. A second SIGTERM waits for nothing.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    is_told = False
+
+    def end() -> None:
+        nonlocal is_told
+        is_told = True
+        loop.remove_signal_handler(signal.SIGTERM)
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, end)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not is_told:
+            raise
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+    if is_told:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def consume(args: argparse.Namespace, log: AsyncClient, output: BinaryIO) -> None:

@@ -446,6 +446,42 @@ class ConsumeCursorTests(RecordsCase):
         self.assertEqual((self.position(), self.is_free()), (4, True))
 
     @in_children
+    def test_terminated(self):
+        """SIGTERM commits what was written and lets the cursor go; then it is the end that was asked for."""
+        process = self.start_here()
+        self.assertEqual([process.stdout.readline() for _ in range(3)], [b"a\n", b"b\n", b"c\n"])
+        self.assertEqual((self.position(), self.is_free()), (0, False))
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, err), (-signal.SIGTERM, b""))
+        self.assertEqual((self.position(), self.is_free()), (3, True))
+
+    @in_children
+    def test_stopped_while_it_stands_by(self):
+        """Who stands by ends at once by Ctrl-C and by SIGTERM, and leaves the cursor to its holder."""
+        self.order(CursorOperation.ACQUIRE, holder="host:7", lease_milliseconds=5000)
+        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)):
+            process = self.start_here("--wait")
+            wait_until(lambda: len(self.cluster.waits.of("billing")) == 1, "somebody who stands by")
+            process.send_signal(number)
+            self.assertEqual(process.communicate(timeout=60), (b"", b""))
+            self.assertEqual(process.returncode, code)
+            self.assertEqual(self.cluster.state.cursors.by_name["billing"].holder, "host:7")
+            self.cluster.waits.begin()  # who was seen is forgotten
+
+    @in_children
+    def test_closed_pipe_in_silence(self):
+        """A reader that went away ends it also while no record comes; what it was given is committed."""
+        process = self.start_here()
+        self.assertEqual([process.stdout.readline() for _ in range(3)], [b"a\n", b"b\n", b"c\n"])
+        process.stdout.close()
+        code, err = process.wait(timeout=60), process.stderr.read()
+        self.assertEqual((code, err), (0, b""))
+        process.stdin.close()
+        process.stderr.close()
+        self.assertEqual((self.position(), self.is_free()), (3, True))
+
+    @in_children
     def test_closed_pipe(self):
         """A reader that went away ends it with 0: only what it was given is committed."""
         process = self.start_here()
