@@ -172,7 +172,7 @@ class GroupMember(CursorClient):
     def _leave(self, seconds: float) -> None:
         """Let go of everything, and come back as a new process after a while."""
         self._turn += 1
-        for log in self._shares.mine:
+        for log in sorted(self._shares.mine):  # a set's order is another one in each process
             self._held[log].release(lambda: None)
         self.later(self.begin, seconds)
 
