@@ -24,6 +24,7 @@ from loghouse.client.failures import (
 )
 from loghouse.client.following import Following
 from loghouse.client.pin import CertifiedServer, ClusterPin
+from loghouse.client.room import RequestRoom
 from loghouse.client.target import Tls, split_address
 from loghouse.client.tls import cause_of, failed_tls
 from loghouse.errors import (
@@ -175,7 +176,9 @@ class Connection(asyncio.BufferedProtocol):
         self._session = Session(Hello(role=LinkRole.CLIENT), is_dialler=True, admit=self._admit)
         self._asked: dict[int, Asked] = {}
         self._followed: dict[int, Following] = {}
-        self._room = asyncio.Semaphore(REQUESTS_PER_CONNECTION_MAX)  # one for each request that is open
+        self._room = RequestRoom(
+            self._loop, REQUESTS_PER_CONNECTION_MAX
+        )  # a place for each request that is open
         self._writable: asyncio.Future[None] | None = None
         self._is_flush_due = False
         self._liveness: asyncio.TimerHandle | None = None
@@ -209,7 +212,8 @@ class Connection(asyncio.BufferedProtocol):
         Raises:
             CallFailedError: The node refused, the connection went, or `seconds` are over.
         """
-        await self.enter(seconds)
+        if not self._room.take():
+            await self.enter(seconds)
         asked = self.begin(request, group)
         alarm = self._loop.call_later(seconds, self._give_up, asked, seconds)
         try:
@@ -226,12 +230,8 @@ class Connection(asyncio.BufferedProtocol):
         Raises:
             CallFailedError: None ended in so many seconds.
         """
-        if not self._room.locked():
-            await self._room.acquire()
-            return
         try:
-            async with asyncio.timeout(seconds):
-                await self._room.acquire()
+            await self._room.wait(seconds)
         except TimeoutError:
             text = f"{REQUESTS_PER_CONNECTION_MAX} are open on the connection to {self._address}"
             error = ResourceExhaustedError("requests", f"{text}, and none ended within {seconds:g} s")
@@ -310,12 +310,12 @@ class Connection(asyncio.BufferedProtocol):
                 raise self._failure or UnavailableError("the connection is closing")
             return self._session.request(request, group=group)
         except LoghouseError as error:
-            self._room.release()
+            self._room.give_back()
             told = _unavailable(error)
             raise CallFailedError(CallFailure(error=told, effect=Effect.NOTHING, is_link=True)) from None
 
     def _cancel(self, stream: int) -> None:
-        self._room.release()
+        self._room.give_back()
         self._session.cancel(stream)
         self._flush_soon()
 
@@ -435,7 +435,7 @@ class Connection(asyncio.BufferedProtocol):
         asked = self._asked.pop(stream, None)
         if asked is None:
             return
-        self._room.release()
+        self._room.give_back()
         if not asked.answer.done():
             asked.answer.set_result(reply)
 
@@ -444,10 +444,10 @@ class Connection(asyncio.BufferedProtocol):
         following = self._followed.pop(stream, None)
         asked = self._asked.pop(stream, None)
         if following is not None:
-            self._room.release()
+            self._room.give_back()
             following.failed(failure)
         elif asked is not None:
-            self._room.release()
+            self._room.give_back()
             if not asked.answer.done():
                 asked.answer.set_exception(CallFailedError(failure))
 
@@ -532,7 +532,7 @@ class Connection(asyncio.BufferedProtocol):
             following.failed(nothing)
         # Whoever waits for room finds the connection closed, and lets the next one in to find that, too.
         for _ in range(len(asked) + len(followed)):
-            self._room.release()
+            self._room.give_back()
         if self._liveness is not None:
             self._liveness.cancel()
 

@@ -254,7 +254,7 @@ class AnswerTests(WireCase):
         made.forget(asked[0])
         self.lose()
         made.forget(asked[1])
-        self.assertEqual(made._room._value, REQUESTS_PER_CONNECTION_MAX)
+        self.assertEqual(made._room.free, REQUESTS_PER_CONNECTION_MAX)
 
     @timed
     async def test_room(self):
@@ -325,21 +325,21 @@ class AnswerTests(WireCase):
     async def test_room_of_streams(self):
         """A followed stream takes room like a request, and gives it back when it is refused or cancelled."""
         made = self.connect()
-        room = made._room._value
+        room = made._room.free
         for is_refused in (True, False):
             await made.enter(1.0)
             following = made.follow(7, 1)
             await turn()
-            self.assertEqual(made._room._value, room - 1)
+            self.assertEqual(made._room.free, room - 1)
             (event,) = (event for event in self.heard() if isinstance(event, RequestReceived))
             if is_refused:
                 self.node.refuse(event.stream, UnavailableError("no"))
                 self.say()
             else:
                 following.cancel()
-            self.assertEqual(made._room._value, room)
+            self.assertEqual(made._room.free, room)
             following.cancel()
-            self.assertEqual(made._room._value, room)
+            self.assertEqual(made._room.free, room)
 
     @timed
     async def test_follow(self):
@@ -537,7 +537,7 @@ class EndTests(WireCase):
         self.check(bounds, UnavailableError, text, Effect.NOTHING)
         self.check(await self.failure(following.read()), UnavailableError, text, Effect.NOTHING)
         self.check(await self.failure(made.ask(APPEND, 1, 9.0)), UnavailableError, text, Effect.NOTHING)
-        self.assertEqual((made.is_up, made._room._value), (False, REQUESTS_PER_CONNECTION_MAX))
+        self.assertEqual((made.is_up, made._room.free), (False, REQUESTS_PER_CONNECTION_MAX))
 
     @timed
     async def test_close(self):

@@ -113,7 +113,7 @@ CLIENT = (
         "no-bound-here",
         "limits.py (requests on one connection)",
         "More requests are sent than a node allows; it refuses them.",
-        (CONNECTION + "Connection.__init__", "(REQUESTS_PER_CONNECTION_MAX)", "(10**6)"),
+        (CONNECTION + "Connection.__init__", "self._loop, REQUESTS_PER_CONNECTION_MAX", "self._loop, 10**6"),
         by="client.test_connection:RequestTests.test_bound",
     ),
     bug(
