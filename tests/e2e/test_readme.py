@@ -114,6 +114,8 @@ class TourTests(ReadmeCase):
             "printf": self.check_pipe,
             "loghouse consume --offset 0 --count": self.check_consume,
             "loghouse consume --offset 0 --follow": self.check_follow,
+            "loghouse consume --cursor": self.check_cursor,
+            "loghouse cursor list": self.check_cursors,
             "loghouse servers": self.check_servers,
             "loghouse inspect": self.check_inspect,
             "loghouse verify": self.check_verify,
@@ -146,6 +148,14 @@ class TourTests(ReadmeCase):
         process.send_signal(signal.SIGINT)
         self.assertEqual(process.wait(SECONDS_MAX), 130)
         self.assertEqual(process.stderr.read(), "")
+
+    def check_cursor(self, line):
+        shown = (self.folder / "README.md").read_text().splitlines()
+        for three in (shown[:3], shown[3:6]):
+            self.assertEqual(self.do(line).splitlines(), three)
+
+    def check_cursors(self, line):
+        self.assertRegex(self.do(line), r"(?m)^mine +6 +\d+ +nobody +- +root$")
 
     def check_servers(self, line):
         self.assertIn(f'"address": "127.0.0.1:{self.port}"', self.do(line))
