@@ -104,6 +104,20 @@ FASTSTREAM = (
         by="integrations.test_broker:StartTests.test_two_ways",
     ),
     bug(
+        "a-group-answers-itself",
+        "docs/faststream.md: none of a group's logs gets its answers",
+        "A group answers into one of its own logs, and answers that answer, without end.",
+        (SUBSCRIBER + "_check_publishers", "if self.is_group and any(", "if False and any("),
+        by=CURSORS + "IntoTests.test_group_into_itself",
+    ),
+    bug(
+        "a-group-answers-into-each-log",
+        "ADR 44, 4: the log of the answers keeps a cursor for each log",
+        "Of several logs each gets its own answers, whatever `into` says.",
+        (SUBSCRIBER + "_consumer", "self.into is not None", "self.into is not None and not self.is_group"),
+        by=CURSORS + "IntoTests.test_group",
+    ),
+    bug(
         "producers-without-end",
         "limits.py (FASTSTREAM_PRODUCERS_MAX)",
         "A producer is kept for every log that a reply ever went to.",

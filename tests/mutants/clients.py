@@ -169,4 +169,13 @@ CLIENT = (
         (OPENED + "check_here", "self._thread != threading.get_ident()", "False"),
         by="client.test_deferred:EndTests.test_other_thread",
     ),
+    bug(
+        "one-row-for-two-consumers",
+        "docs/clients.md: consumers of two logs that share a database need two rows",
+        "A consumer goes on where that of another log stands.",
+        ("loghouse.client.database:DatabasePosition.claim", "row[2] != source", "False"),
+        ("loghouse.client.database:DatabasePosition.claim", " AND source = ?", " AND source <> ''"),
+        ("loghouse.client.database:DatabasePosition.claim", "self.name, source, epoch)", "self.name, epoch)"),
+        by="client.test_database:PositionTests.test_taken",
+    ),
 )
