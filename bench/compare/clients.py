@@ -247,7 +247,9 @@ class Kafka(Client):
     def _reading(self) -> Any:
         from confluent_kafka import Consumer
 
-        return Consumer(self._settings(**{"group.id": "compare", "enable.auto.commit": False}))
+        # The last fetch of a pass waits for more, by default for 500 ms, and the next pass waits for that.
+        mine = {"group.id": "compare", "enable.auto.commit": False, "fetch.wait.max.ms": 5}
+        return Consumer(self._settings(**mine))
 
     def _rewind(self) -> None:
         from confluent_kafka import TopicPartition

@@ -68,8 +68,10 @@ PLOTS = [
     ),
 ]
 FAILOVER = "compare-failover.svg"
+POINTS_MIN = 3  # what has fewer is read in the table
 
 # matplotlib writes its black into each element.
+FONT = "text{font-family:'DejaVu Sans',sans-serif}"
 DARK = "@media (prefers-color-scheme:dark){text{fill:#ddd!important}path,use{stroke:#999}}"
 
 
@@ -103,9 +105,11 @@ def dressed(drawing: str, title: str, description: str) -> str:
     """Return a drawing with words for those who do not see it, in light colours on a dark page, and small."""
     head, begin, rest = drawing.partition("<svg ")
     attributes, end, body = rest.partition(">")
-    words = f"<title>{title}</title><desc>{description}</desc><style>{DARK}</style>"
+    words = f"<title>{title}</title><desc>{description}</desc><style>{FONT}{DARK}</style>"
     body = body[: body.index("<metadata>")] + body[body.index("</metadata>") + len("</metadata>") :]
     body = re.sub(r"\n\s+", "\n", re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL))
+    body = re.sub(r"""(?<=<g) id="[^"]*"| clip-path="[^"]*"|; font-family: [^;"]*""", "", body)
+    body = re.sub(r'(<use [^>]*) style="[^"]*"', r"\1", body)  # what it uses has the same
     body = re.sub(r"\d+\.\d{2,}", lambda number: f"{float(number[0]):.1f}", body)
     return f"{head}{begin}{attributes}{end}\n{words}{body}"
 
@@ -116,7 +120,9 @@ def draw(figures: dict[str, Any], folder: Path) -> list[str]:
 
     matplotlib.use("svg")
     # The same figures make the same file, a small one.
-    matplotlib.rcParams.update({"svg.hashsalt": "loghouse", "svg.fonttype": "none"})
+    matplotlib.rcParams.update(
+        {"svg.hashsalt": "loghouse", "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"]}
+    )
     from matplotlib import pyplot
 
     names = []
@@ -130,13 +136,17 @@ def draw(figures: dict[str, Any], folder: Path) -> list[str]:
 
     for plot in PLOTS:
         systems = lines(figures, plot)
-        if max(map(len, systems.values()), default=0) < 2:
-            continue  # a point is no line; the table has it
+        places = sorted({at for points in systems.values() for at, _ in points})
+        if len(places) < POINTS_MIN:
+            continue
         canvas, axes = pyplot.subplots(figsize=(7, 4))
         for name, points in systems.items():
-            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+            axes.plot(*zip(*points, strict=True), marker="x", label=name)
         axes.set(yscale="log", xlabel=plot.title, ylabel=plot.unit)
         axes.set_xscale("symlog" if plot.axis == "log_mib" else "log")
+        axes.set_xticks(places)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.legend(frameon=False)
         words = f"{plot.unit} against {plot.title}, of {', '.join(systems)}"

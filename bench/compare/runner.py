@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,21 @@ def measured(peer: Peer, shape: Shape) -> dict[str, float]:
 
 
 def compare(
-    ours: Peer, peers: Sequence[Peer], shapes: Sequence[Shape], rounds: int, folder: Path
+    ours: Peer,
+    peers: Sequence[Peer],
+    shapes: Sequence[Shape],
+    rounds: int,
+    folder: Path,
+    keep: Callable[[dict[str, Any]], None] = lambda found: None,
 ) -> dict[str, Any]:
     """Run every peer beside ours, one peer at a time, and return all figures.
 
-    `cells` has one for each peer and shape, with its `pairs`; `unavailable` why some have none.
+    `cells` has one for each peer and shape, with its `pairs`; `unavailable` why some have none. `keep` gets
+    what there is after each cell: who ends a long run early has that.
     """
     cells: list[dict[str, Any]] = []
     unavailable: list[str] = []
+    found = {"cells": cells, "unavailable": unavailable}
     certificates = Certificates(folder / "certs")
 
     def leave_out(reason: str) -> None:
@@ -64,6 +71,7 @@ def compare(
                     cells.append(_cell(ours, peer, shape, rounds))
                 except ClientError as error:  # the rest of an hour's work is worth having
                     leave_out(f"{peer.name}, {shape.title}: {error}")
+                keep(found)
         except UnavailableError as error:
             leave_out(str(error))
         finally:
@@ -72,7 +80,7 @@ def compare(
             # The disk has room for one peer's records at a time, and the page cache for no dead ones.
             for side in (ours, peer):
                 shutil.rmtree(folder / f"{peer.name}-{side.name}", ignore_errors=True)
-    return {"cells": cells, "unavailable": unavailable}
+    return found
 
 
 def _cell(ours: Peer, peer: Peer, shape: Shape, rounds: int) -> dict[str, Any]:

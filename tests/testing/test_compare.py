@@ -153,6 +153,18 @@ class RunnerTests(CompareCase):
         self.assertRaises(RuntimeError, self.compare, [1, 1], [RuntimeError("broken"), 1])
         self.assertEqual(self.calls[-2:], [("Loghouse", "stop"), ("peer", "stop")])
 
+    def test_kept(self):
+        """What is measured is handed over after each load: an early end costs only what was to come."""
+        peer = FakePeer("peer", [1, 1, 1, RuntimeError("the machine went")], self.calls)
+        shapes = [shape_of(name) for name in ("1k1", "1k4")]
+        kept = []
+        ours = FakePeer("Loghouse", [1, 1, 1, 1], self.calls)
+        with self.assertRaises(RuntimeError):
+            compare(
+                ours, [peer], shapes, 1, self.folder, lambda found: kept.append(json.loads(json.dumps(found)))
+            )
+        self.assertEqual([cell["shape"] for found in kept for cell in found["cells"]], ["1k1"])
+
     def test_client_failure(self):
         """A client that fails costs its own row alone: the reason stands there, and the next load is run."""
         failure = ClientError(
@@ -296,8 +308,9 @@ class ReportTests(CompareCase):
         unseen = "<metadata>m</metadata>\n <!-- a\n -->"
         drawing = f'<?xml version="1.0"?>\n<svg width="1">\n {unseen}\n <a d="M 1.23456"/>\n</svg>\n'
         made = plots.dressed(drawing, "p99", "of both")
-        self.assertIn('<svg width="1">\n<title>p99</title><desc>of both</desc><style>@media', made)
+        self.assertIn('<svg width="1">\n<title>p99</title><desc>of both</desc><style>text{', made)
         self.assertTrue(made.endswith('</style>\n<a d="M 1.2"/>\n</svg>\n'))
+        self.assertIn("@media (prefers-color-scheme:dark)", made)
         self.assertNotIn("metadata", made)
 
 
