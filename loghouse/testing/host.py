@@ -147,6 +147,7 @@ class Host:
         if life.is_alive:
             state, entries = log.hard_state, self.machine.all_entries(log)
             self.cluster.guarded(oracle.opened, number, entries, log.first_index - 1, state.term, state.vote)
+            self.cluster.guarded(self.machine.check_settled, number)
             oracle.recovered(number, log.state)
         return watch
 

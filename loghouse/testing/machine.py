@@ -15,7 +15,7 @@ from loghouse.storage.hard_state import SLOT_SIZE, Slot
 from loghouse.storage.log import Log
 from loghouse.storage.recovery import HARD_STATE_NAME
 from loghouse.storage.store import WATERMARK_POSITIONS, Watermark
-from loghouse.testing.checkers import Oracle
+from loghouse.testing.checkers import Oracle, Violation
 from loghouse.testing.clock import SimClock
 from loghouse.testing.disk import SimDisk
 from loghouse.testing.disk_nodes import SimDirectory, SimFile
@@ -51,6 +51,7 @@ class Machine:
         self._cluster_uuid = cluster_uuid
         self._sync_seconds_mean = options.disk.sync_seconds_mean
         self._disks = 0
+        self._lies = False  # set once, by `lie`
         self._stalled_until = 0.0
         self._slow_until = 0.0
         self._slow_factor = 1.0
@@ -115,13 +116,26 @@ class Machine:
         if self._is_settled(path or self._directory):
             oracle.persisted(member, log.last_index, log.last_term)
 
-    def _is_settled(self, path: str) -> bool:
-        """Whether no store has entries, and the directory no store's name, that a crash could take."""
+    def check_settled(self, member: int, path: str = "") -> None:
+        """Check that a core, which takes all that its log holds for durable, begins over a log that is.
+
+        So it must be at a process's start, and when a core is begun anew within a process. Not on a disk that
+        lies: of that, who acknowledges something has to be caught.
+        """
+        if not self._lies and not self._is_settled(path or self._directory, with_cuts=False):
+            raise Violation("durable-start", f"member {member} begins over entries that its disk may lose")
+
+    def _is_settled(self, path: str, *, with_cuts: bool = True) -> bool:
+        """Whether no store has entries, and the directory no store's name, that a crash could take.
+
+        Args:
+            with_cuts: Nor a cut that it could undo.
+        """
         directory = self.disk._directory(path)
         for name, file in directory.seen.items():
             if name.endswith(".store") and isinstance(file, SimFile):
                 if file.pending and any(
-                    change.kind == "truncate" or change.position >= STORE_HEADER_SIZE
+                    with_cuts if change.kind == "truncate" else change.position >= STORE_HEADER_SIZE
                     for change in file.pending
                     if change.kind != "grow" and not change.is_clearing
                 ):
@@ -224,6 +238,7 @@ class Machine:
 
     def lie(self) -> None:
         """From now on say "synced" without syncing file contents: for scenarios that must end in loss."""
+        self._lies = True
         self.disk.fdatasync = lambda fd: None  # type: ignore[method-assign]
 
     def _certain_end(self, store: SimFile) -> int:

@@ -16,6 +16,7 @@ ROUTED_GROUP = "loghouse.cluster.router:RoutedGroup."
 JOINING = "loghouse.cluster.discovery:Discovery."
 FORWARDER = "loghouse.node.forwarding:Forwarder."
 TAIL = "loghouse.node.waiters:Waiters."
+OPENING = "loghouse.storage.opening:Settlement."
 # Where members are taken out, no disk may be lost: operators wait for its replacement.
 NO_LOSS = (("wipe", 0.0), ("bit_rot", 0.0))
 THREE = (("voters", 3), ("spares", 0))
@@ -90,6 +91,15 @@ ORDER = (
         (DRIVER + "__init__", "log.state_at(raft.commit_index)", "log.state_at(log.last_index)"),
         options=THREE,
         faults=(("crash", 4.0), ("partition", 5.0)),
+    ),
+    bug(
+        "start-without-sync",
+        "a process that was killed leaves entries in the page cache; its successor takes them for durable",
+        "A start syncs nothing of what it finds behind the watermark.",
+        (OPENING + "_settle_active", "files.fdatasync(store.fd)\n    newest", "pass\n    newest"),
+        (OPENING + "_settle_active", "files.fdatasync(store.fd)\n    if not found", "if not found"),
+        options=THREE,
+        faults=(("crash", 4.0),),
     ),
     bug(
         "full-disk-for-ever",

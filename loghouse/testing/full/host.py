@@ -184,6 +184,7 @@ class FullHost(Host):
             if entries and not start:
                 books.oracle.born(entries[0])
             self.cluster.guarded(books.oracle.opened, number, entries, start, state.term, state.vote)
+            self.cluster.guarded(self.machine.check_settled, number, f"{DATA_DIR}/logs/{group}")
         return watch
 
     def worked(self) -> None:
