@@ -244,6 +244,20 @@ JOINING_APPENDS = (
         (JOINER + "_propose_full", "self._propose(subject, 0)", "self._propose(subject, 1)"),
         by="test_coalescing:CoalescerTests.test_small_ones_get_their_turn",
     ),
+    bug(
+        "quick-and-small",
+        "found here: unary appends on three nodes",
+        "The last entry alone tells how many callers there are: small entries stay small.",
+        (JOINER + "_end_entry", "max(seen, self._callers * (1 - CALLERS_FORGOTTEN))", "seen"),
+        by="test_coalescing:LingerTests.test_small_entries_of_many_callers",
+    ),
+    bug(
+        "last-wait-ends-the-next",
+        "found here: waits that end early",
+        "The timer of a wait that ended early ends the next one early, too.",
+        (JOINER + "submit", "self._lingering.cancel()", "pass"),
+        by="test_coalescing:LingerTests.test_everybody_is_there",
+    ),
 )
 
 READING = (
