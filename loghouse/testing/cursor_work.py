@@ -13,10 +13,13 @@ from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder, Curs
 from loghouse.testing.checkers import Oracle, Violation
 from loghouse.testing.clock import SimClock
 from loghouse.testing.cursor_groups import GroupDrill, GroupMember
+from loghouse.testing.cursor_holders import HoldingWorker
 from loghouse.testing.cursor_workers import (
     CONSUMER,
     GROUP,
     GROUP_LOGS,
+    HELD_CONSUMER,
+    HELD_IMPORTER,
     READERS,
     STAND_BY_SECONDS,
     CursorClient,
@@ -45,8 +48,9 @@ class CursorWork(CursorScene):
                 self._start_cursor(kind, f"{kind}{place}", make_rng)
 
     def _start_cursor(self, kind: str, name: str, make_rng: Callable[[str], random.Random]) -> None:
+        make = HoldingWorker if kind in (HELD_CONSUMER, HELD_IMPORTER) else Worker
         workers = [
-            Worker(self, kind, name, f"{name}.{number}", make_rng(f"{name}.{number}"))
+            make(self, kind, name, f"{name}.{number}", make_rng(f"{name}.{number}"))
             for number in range(self.options.cursor_workers)
         ]
         self.drills.append(Drill(self, name, workers))

@@ -6,6 +6,7 @@ What a cursor is for is its kind:
     pipeline   handles them as well, and appends what comes of other clients' records, with its position
     importer   appends what it counts: its position is that of a source that never ends
     group      as an importer, several cursors that a group of members shares (`cursor_groups.py`)
+    held-…     as a consumer or an importer, by the steps of the client (`cursor_holders.py`)
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ CONSUMER: Final = "consumer"
 PIPELINE: Final = "pipeline"
 IMPORTER: Final = "importer"
 GROUP: Final = "group"
-KINDS: Final = (CONSUMER, PIPELINE, IMPORTER, GROUP)
-READERS: Final = (CONSUMER, PIPELINE)
+HELD_CONSUMER: Final = "held-consumer"
+HELD_IMPORTER: Final = "held-importer"
+KINDS: Final = (CONSUMER, PIPELINE, IMPORTER, GROUP, HELD_CONSUMER, HELD_IMPORTER)
+READERS: Final = (CONSUMER, PIPELINE, HELD_CONSUMER)
 GROUP_LOGS: Final = 5
 """How many cursors a group shares."""
 STAND_BY_SECONDS: Final = 0.5

@@ -165,6 +165,8 @@ def draw_options(seed: int) -> SwarmOptions:
 
 CURSOR_SHARE: Final = 0.16
 """How many seeds have cursors."""
+HELD_SHARE: Final = 0.4
+"""How many of these have workers that take the steps of the client's own code."""
 
 
 def draw_cursors(seed: int) -> dict[str, Any]:
@@ -177,6 +179,9 @@ def draw_cursors(seed: int) -> dict[str, Any]:
     workers, lease_seconds = rng.choice((2, 2, 3)), rng.choice((1.0, 2.0, 4.0))
     if rng.random() < 0.2:
         kinds, lease_seconds = ("group",), max(2.0, lease_seconds)  # while all is quiet no lease may run out
+    # A stream of its own: the other seeds stay what they were.
+    if substream(seed, "holding").random() < HELD_SHARE:
+        kinds = tuple(f"held-{kind}" if kind in ("consumer", "importer") else kind for kind in kinds)
     return {"cursors": kinds, "cursor_workers": workers, "lease_seconds": lease_seconds}
 
 

@@ -10,6 +10,7 @@ BYTES = "loghouse.protocol.cursors:"
 LED = "loghouse.replica.led_cursors:LedCursors."
 LEASES = "loghouse.replica.leases:Leases."
 SHARES = "loghouse.client.group_shares:GroupShares."
+HELD = "loghouse.client.holding:HeldCursor."
 FORWARDER = "loghouse.node.forwarding:Forwarder."
 THREE = (("voters", 3), ("spares", 0))
 
@@ -252,4 +253,21 @@ SHARING = (
     ),
 )
 
-CONSUMING = (*EPOCHS, *POSITIONS, *LIVENESS, *SHARING)
+HOLDING = (
+    bug(
+        "another-step-instead-of-a-retry",
+        "a retry must be what the first try was: it may have been done",
+        "A step that was not answered is forgotten for the next one, with the records that were in it.",
+        (HELD + "next_step", "if self._under_way is None and self.due_at", "if self.due_at"),
+        options=(*kinds("held-importer"), ("request_timeout_seconds", 0.3)),
+    ),
+    bug(
+        "first-position-of-several",
+        "records that are emitted twice after a crash",
+        "Records of several emits are appended with the position behind the first of them.",
+        (HELD + "_appending", "position=taken[-1].position", "position=taken[0].position"),
+        options=kinds("held-importer"),
+    ),
+)
+
+CONSUMING = (*EPOCHS, *POSITIONS, *LIVENESS, *SHARING, *HOLDING)
