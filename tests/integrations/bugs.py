@@ -87,7 +87,7 @@ FASTSTREAM = (
         "docs/faststream.md: stopping",
         "A consumer that is being left is cancelled before it has committed.",
         (SUBSCRIBER + "_stop", "await asyncio.wait([self._task])", "self._task.cancel()"),
-        by=CURSORS + "ResumeTests.test_stop_waits",
+        by=CURSORS + "ResumeTests.test_stop_of_one",
     ),
     bug(
         "a-failed-consumer-ends-it",

@@ -87,6 +87,24 @@ class ResumeTests(CursorCase):
         self.assertEqual(seen, ["a"])
 
     @asynchronous
+    async def test_stop_of_one(self):
+        """A subscriber that is stopped alone has committed and released by then; its client stays open."""
+        await self.opened()
+        await self.orders.append(b"a")
+        seen = []
+
+        @self.broker.subscriber("orders", cursor="billing")
+        async def bill(order: str):
+            seen.append(order)
+
+        await self.broker.start()
+        await until(lambda: seen)
+        await bill_of(self.broker).stop()
+        cursor = await self.cursor()
+        self.assertEqual((cursor.position, cursor.holder), (1, ""))
+        await self.broker.stop()
+
+    @asynchronous
     async def test_stop_in_time(self):
         """One that takes longer than `graceful_timeout` is cancelled, and its record given again."""
         await self.opened(graceful_timeout=0.01)
