@@ -96,11 +96,29 @@ class ViewTests(ConsoleCase):
             patiently(lambda: stub.Acquire(held, timeout=20), is_repeatable=True)
             far = log_pb2.SetCursorRequest(log="payments", name=SCRIPT, position=10**12)
             patiently(lambda: stub.Set(far, timeout=20), is_repeatable=True)
+            self.emit(channel, "payments", "orders→payments", position=4)
         page = self.open("#/logs/payments")
-        page.wait_for_selector("td:has-text('9 behind')")
-        page.wait_for_selector("td:has-text('counts something else')")
-        page.wait_for_selector("strong:has-text('<script>')")
+        page.wait_for_selector("td:has-text('10 behind')")
+        page.wait_for_selector("tr:has-text('orders→payments') >> td:has-text('counts something else')")
+        page.wait_for_selector("tr:has-text('<script>') >> td:has-text('counts something else')")
         self.assertIn("Loghouse", page.title())
+        page.locator("h2:has-text('Cursors')").scroll_into_view_if_needed()
+        self.shoot(page, "cursors")
+        self.assertEqual(axe_violations(page), [])
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.locator("h2:has-text('Cursors')").scroll_into_view_if_needed()
+        self.shoot(page, "cursors-phone")
+        self.assertFalse(page.evaluate("document.documentElement.scrollWidth > innerWidth"))
+
+    def emit(self, channel, log, cursor, position):
+        """Append a record that moves a cursor, as a pipeline does."""
+        cursors, logs = log_pb2_grpc.CursorsStub(channel), log_pb2_grpc.LogStub(channel)
+        held = log_pb2.AcquireCursorRequest(log=log, name=cursor, holder="app-1:4711:9f3c2a1b")
+        taken = patiently(lambda: cursors.Acquire(held, timeout=20), is_repeatable=True).cursor
+        advance = log_pb2.CursorAdvance(name=cursor, epoch=taken.epoch, position=position)
+        batch = log_pb2.RecordBatch(records=[log_pb2.Record(value=b"made of four")]).SerializeToString()
+        made = log_pb2.ProduceBatchRequest(log=log, batch=batch, record_count=1, cursor=advance)
+        patiently(lambda: logs.ProduceBatch(made, timeout=20), is_repeatable=True)
 
     @long
     def test_scripts_are_text(self):

@@ -267,7 +267,7 @@ const CURSORS_SHOWN = 50;
 
 function cursorRow() {
   const name = h("strong");
-  const cells = { position: h("td"), lag: h("td"), holder: h("td"), lease: h("td", { class: "dim" }) };
+  const cells = { position: h("td"), lag: h("td"), holder: h("td"), lease: h("td", { class: "dim lease" }) };
   const element = h("tr", {}, h("td", {}, name), cells.position, cells.lag, cells.holder, cells.lease);
   return {
     element,
