@@ -102,21 +102,9 @@ class AsyncClient(AsyncLog):
         Consumers that are open first commit what is done and let their cursors go, for at most 10 seconds
         together; the logger `loghouse.client` is told of what could not be committed.
         """
-        left = await self.close_within(LEAVE_SECONDS)
+        left = await self.cluster_calls.close_within(LEAVE_SECONDS)
         if left:
             _logger.error("a client was closed before its consumers: %s", left)
-
-    async def close_within(self, seconds: float) -> str:
-        """Close, and give the consumers that are open so many seconds; return what they could not commit."""
-        calls = self.cluster_calls
-        if calls.place.is_elsewhere:
-            return ""  # they are the parent's, and so are the connections
-        left = ""
-        if calls.consumers:
-            calls.place.check()
-            left = await calls.consumers.close(seconds)
-        await calls.close()
-        return left
 
     def log(self, name: str) -> AsyncLog:
         """Return one of the cluster's logs, empty: the default one. Nothing is asked before its first use.

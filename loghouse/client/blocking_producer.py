@@ -128,7 +128,9 @@ class OpenClient:
             self.thread.close(self.client.close)
             until = float("-inf")
         else:
-            self.thread.close(partial(self.client.close_within, max(0.0, until - time.monotonic())))
+            self.thread.close(
+                partial(self.client.cluster_calls.close_within, max(0.0, until - time.monotonic()))
+            )
         self.thread.join(max(0.0, until - time.monotonic()))
 
     def close_soon(self) -> None:

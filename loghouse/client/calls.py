@@ -410,6 +410,17 @@ class Calls:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    async def close_within(self, seconds: float) -> str:
+        """Close, and give the consumers that are open so many seconds; return what they could not commit."""
+        if self.place.is_elsewhere:
+            return ""  # they are the parent's, and so are the connections
+        left = ""
+        if self.consumers:
+            self.place.check()
+            left = await self.consumers.close(seconds)
+        await self.close()
+        return left
+
     async def close(self) -> None:
         """End everything under way; in a forked child there is nothing, the connections are the parent's."""
         if self.place.is_elsewhere:

@@ -321,7 +321,9 @@ class OpenTests(ThreadCase):
             if until is None:
                 self.assertEqual(last, opened.client.close)
             else:
-                self.assertEqual((last.func, last.args), (opened.client.close_within, (seconds,)))
+                self.assertEqual(
+                    (last.func, last.args), (opened.client.cluster_calls.close_within, (seconds,))
+                )
             self.assertEqual(joined, ("join", seconds))
             self.assertEqual(exiting._open, set())
 

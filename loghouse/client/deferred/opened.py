@@ -180,7 +180,7 @@ class OpenedClient:
 
     async def _end(self, seconds: float) -> None:
         """Close on the loop: all consumers together have the time that is left."""
-        _tell(await self.client.close_within(seconds))
+        _tell(await self.client.cluster_calls.close_within(seconds))
 
     async def _is_busy(self) -> bool:
         # Whoever got an answer in this turn may ask for more in it, as may what else runs at the stop.
