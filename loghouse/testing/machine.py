@@ -134,8 +134,12 @@ class Machine:
         directory = self.disk._directory(path)
         for name, file in directory.seen.items():
             if name.endswith(".store") and isinstance(file, SimFile):
+                # What gives back room behind the last entry cuts none: there are but zeros to come back.
+                end = len(file.durable.data.rstrip(b"\0")) if file.pending and with_cuts else 0
                 if file.pending and any(
-                    with_cuts if change.kind == "truncate" else change.position >= STORE_HEADER_SIZE
+                    change.position < end
+                    if change.kind == "truncate"
+                    else change.position >= STORE_HEADER_SIZE
                     for change in file.pending
                     if change.kind != "grow" and not change.is_clearing
                 ):
