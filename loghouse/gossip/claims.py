@@ -263,13 +263,23 @@ class Claims:
                 return self._refuse("no room for another member")
         elif said < member.incarnation:
             if not first_hand or said + INCARNATION_JUMP_MAX >= member.incarnation:
-                return None  # stale: never resurrects (al8n/memberlist #197)
+                # Stale: never resurrects (al8n/memberlist #197).
+                return self._hear_nothing_new(member, statement, first_hand)
             self._refuse("absurd incarnation, heard earlier and denied now")
         elif said == member.incarnation:
-            if first_hand and member.profile == profile_of(statement):
-                member.address_before = ""
-            return None
+            return self._hear_nothing_new(member, statement, first_hand)
         return self._take(member, statement, first_hand)
+
+    def _hear_nothing_new(self, member: KnownMember, statement: Statement, first_hand: bool) -> None:
+        """Learn where a member is from an ALIVE that does not outweigh what is held of it."""
+        profile = profile_of(statement)
+        if first_hand and statement.incarnation == member.incarnation and member.profile == profile:
+            member.address_before = ""
+        elif not member.is_live and (member.profile is None or (first_hand and member.profile != profile)):
+            # It may live and not know what is held against it: maybe only we heard that. It can refute what
+            # it is told, so it must be tried where it is said to be, or it stays dead here for ever.
+            member.profile, member.address_before = profile, ""
+            self._book_dirty = True
 
     def _admit(self, newcomer: KnownMember) -> bool:
         """Take a new member into the table, in the place of another if need be; return whether it has one."""

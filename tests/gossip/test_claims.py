@@ -92,6 +92,29 @@ class OrderTests(SynchronousTestCase):
             bench.hear("a", alive("b", 6))
             self.assertEqual(bench.liveness("b"), ALIVE, statement)
 
+    def test_where_the_dead_may_live(self):
+        """An ALIVE that does not count says where to try a member of which only its end was heard."""
+        for statement in (dead("b", 5), left("b", 5)):
+            bench = Bench().meet("a")
+            bench.hear("a", statement)
+            bench.hear("a", alive("b", 5, address="said-by-a.example:1"))
+            bench.forget_sent()
+            bench.step("b", SwimPing(sequence=7, name="me", disk_uuid=key("me").disk_uuid))
+            [ack] = bench.sent_to("said-by-a.example:1", SwimAck)
+            self.assertEqual(ack.broadcasts[0].liveness, statement.liveness)
+            # Its own word of where it is counts for more; that of others, later, does not.
+            bench.hear("b", alive("b", 4))
+            bench.hear("a", alive("b", 5, address="evil.example:1"))
+            bench.forget_sent()
+            bench.step("b", PushPull(members=()))
+            [reply] = bench.sent_to(address_of("b"), PushPullReply)
+            self.assertIn(
+                (statement.liveness, "b", 5), [(s.liveness, s.name, s.incarnation) for s in reply.members]
+            )
+            self.assertIsNone(bench.member("b"))
+            bench.hear("b", alive("b", 6))
+            self.assertEqual(bench.liveness("b"), ALIVE)
+
     def test_disk(self):
         """A node with an emptied disk is another member; what is said of one does not touch the other."""
         bench = Bench().meet("a").meet("b", incarnation=5)

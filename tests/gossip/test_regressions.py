@@ -8,6 +8,7 @@ from loghouse.gossip.config import LAN
 from loghouse.gossip.ready import EventKind
 from loghouse.limits import GOSSIP_MEMBERS_MAX
 from loghouse.protocol.gossip_messages import Liveness, SwimBroadcast
+from tests.gossip.bench import said
 from tests.gossip.town import Town
 from tests.processes import thorough
 
@@ -101,8 +102,6 @@ class LeaveTests(SynchronousTestCase):
 
     def leave_of(self, node):
         view = next(view for view in node.swim.members if view.name == f"node-{node.number}")
-        from tests.gossip.bench import said
-
         return said(Liveness.LEFT, view.name, view.incarnation, disk_uuid=view.disk_uuid)
 
     def broadcasts_in(self, town, seconds):
@@ -228,3 +227,59 @@ class BudgetTests(SynchronousTestCase):
                 node.start()
         town.network.heal(0.002)
         town.run_until_agreed(120)
+
+
+@thorough
+class DeadRumourTests(SynchronousTestCase):
+    """What is held against a living member reaches it, and it takes it back."""
+
+    def poison(self, liveness, ahead):
+        """Let a newcomer to three nodes first hear of the end of one, from somebody whom nobody else hears.
+
+        So it was with a node that had just been removed, and was asked by one that had lost its disk.
+        """
+        town = Town(5, seed=31)
+        town.know_each_other()
+        for number in (1, 2, 3):
+            town[number].start()
+        town.run(20)
+        victim = town[3]
+        town[4].disk = b""
+        town[4].seeds = (town[1].address, victim.address)
+        town[4].start()
+        said_of_it = said(
+            liveness,
+            "node-3",
+            victim.swim.incarnation + ahead,
+            accuser="node-5" if liveness is Liveness.DEAD else "",
+            disk_uuid=victim.disk_uuid,
+        )
+        town.forge(5, 4, SwimBroadcast(broadcasts=(said_of_it,)))
+        town.run_until_agreed(60)
+        self.assertEqual(town.failures, [], (liveness, ahead))
+        self.assertGreater(victim.swim.incarnation, said_of_it.incarnation)
+
+    def test_unknown_member(self):
+        """A newcomer that was told that a living member is dead, or has left, learns soon that it lives."""
+        for liveness in (Liveness.DEAD, Liveness.LEFT):
+            for ahead in (0, 100):
+                self.poison(liveness, ahead)
+
+    def test_moved_without_its_book(self):
+        """A dead member that comes back elsewhere, its incarnation forgotten, is found at its new address."""
+        town = Town(4, seed=32)
+        town.settle()
+        for _ in range(3):
+            town[3].kill()
+            town[3].start()
+        town.run_until_agreed(60)
+        town[3].kill()
+        town.run_until_agreed(90)
+        del town.listeners[town[3].address]
+        town[3].address = "10.0.1.3:8400"
+        town[3].disk = b""
+        town[3].seeds = (town[1].address,)
+        town[3].start()
+        town.run_until_agreed(60)
+        for number in (1, 2, 4):
+            self.assertEqual(town[number].member(town[3]).profile.address, town[3].address)

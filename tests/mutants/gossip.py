@@ -37,6 +37,20 @@ GOSSIP = (
         by="gossip.test_attacks:AttackTests.test_replay",
     ),
     bug(
+        "rumour-of-death-sticks",
+        "found here: a living member stayed dead to a newcomer that first heard of its end",
+        "Where a member is that was only ever heard of as dead or gone is not learned.",
+        (CLAIMS + "_hear_nothing_new", "member.profile is None or", "False or"),
+        by="gossip.test_claims:OrderTests.test_where_the_dead_may_live",
+    ),
+    bug(
+        "dead-are-where-they-died",
+        "found here: a member that lost its address book and moved stayed dead",
+        "Of a dead member only an address with a higher incarnation counts.",
+        (CLAIMS + "_hear_nothing_new", "(first_hand and member.profile != profile)", "False"),
+        by="gossip.test_regressions:DeadRumourTests.test_moved_without_its_book",
+    ),
+    bug(
         "nobody-tries-the-dead",
         "serf#333",
         "Members declared dead are not tried any more.",
