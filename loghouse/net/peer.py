@@ -192,7 +192,7 @@ class PeerLink:
         self._gathered_size = 0  # bytes of these
         self._gathered_count = 0  # frames of these
         self._is_gathering = False  # `_write_gathered` is due
-        self._last_group = DEFAULT_GROUP  # the log of the last frame that was written or gathered
+        self._last_group = DEFAULT_GROUP  # the named log that last had something to say
 
     # --- what the cluster calls ----------------------------------------------------------
 
@@ -239,12 +239,11 @@ class PeerLink:
             pass  # a node of before many logs would take the frame for one of its only log
         elif not self.queue and self.link.is_writable and self._turn_size < TURN_SIZE_MAX:
             # What one log says alone leaves at once. Where several have something to say, each frame alone
-            # would cost a record of TLS and a call of the kernel, here and there.
-            if (
-                group == self._last_group
-                and not self._gathered
-                and (kind not in GATHERED_KINDS or group <= DEFAULT_GROUP)
-            ):
+            # would cost a record of TLS and a call of the kernel, here and there. The log that has no name
+            # waits for no other: it takes along what they said.
+            if group <= DEFAULT_GROUP:
+                self._write(self.link, (*self._take_gathered(), *frame) if self._gathered else frame)
+            elif group == self._last_group and not self._gathered and kind not in GATHERED_KINDS:
                 self._write(self.link, frame)
             else:
                 self._last_group = group

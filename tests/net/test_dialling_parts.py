@@ -124,7 +124,7 @@ class SendingTests(DiallingCase):
         """What several logs say in a turn goes in one write at its end, in order."""
         self.up()
         self.transport.sizes.clear()
-        for size, kind, group in ((1, BEAT, 16), (2, VOTE, 17), (4, BEAT, 1), (8, BULK, 16), (16, BEAT, 18)):
+        for size, kind, group in ((1, BEAT, 16), (2, VOTE, 17), (4, BEAT, 19), (8, BULK, 16), (16, BEAT, 18)):
             self.assertTrue(self.peer._send(kind, group, (bytes([size]) * size,)))
         self.assertEqual((self.transport.sizes, len(self.ends)), ([], 1))
         self.end_turn()
@@ -151,6 +151,19 @@ class SendingTests(DiallingCase):
         self.assertEqual(self.transport.sizes[-1], 8)
         self.end_turn()
         self.assertEqual(self.transport.sizes[-1], 48)
+
+    def test_default_takes_along(self):
+        """The log without a name waits for no other: what these said leaves before its frame, with it."""
+        self.up()
+        self.transport.sizes.clear()
+        self.peer._send(BEAT, 16, (b"beat",))
+        self.peer._send(BULK, 1, (b"append",))
+        self.assertTrue(self.transport.value().endswith(b"beatappend"))
+        self.assertEqual(self.transport.sizes, [10])
+        self.send(1, BEAT)
+        self.assertEqual(self.transport.sizes, [10, 1])
+        self.end_turn()
+        self.assertEqual(self.transport.sizes, [10, 1])
 
     def test_gathered_until_many(self):
         """Frames that are 32 KiB together leave at once, so that the peer can begin."""
