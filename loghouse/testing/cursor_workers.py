@@ -385,7 +385,7 @@ class Worker(Holder):
         """Be a new process."""
         self.end()
         self._lives += 1
-        self.later(self._stand_by)
+        self._stand_by_soon()
 
     def die(self, seconds: float) -> None:
         """End, as `kill -9` does, and begin again after a while."""
@@ -414,13 +414,18 @@ class Worker(Holder):
             elif isinstance(result, CursorHeldError):
                 self.later(self._stand_by, min(result.milliseconds / 1000, STAND_BY_SECONDS))
             else:
-                self.later(self._stand_by)
+                self._stand_by_soon()
 
         self.acquire(holder, done)
 
+    def _stand_by_soon(self) -> None:
+        """Ask for the cursor after a while; once all is quiet, as soon as a client's consumer would."""
+        seconds = self.rng.expovariate(1 / self.work.options.think_seconds_mean)
+        self.later(self._stand_by, min(seconds, STAND_BY_SECONDS) if self.work.is_quiet else seconds)
+
     def _lost(self) -> None:
         super()._lost()
-        self.later(self._stand_by)
+        self._stand_by_soon()
 
     def _befallen(self) -> bool:
         fate = 1.0 if self.work.is_quiet else self.rng.random()
