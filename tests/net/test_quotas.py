@@ -128,9 +128,8 @@ class QuotaTests(WireCase):
         self.assertEqual((error.resource, error.retry_seconds), ("requests", 0.1))
         of_root = [root.produce(batch(b"x"), record_count=1) for _ in range(4)]
         await self.some_turns()
-        while not all(done.called for done in (*asked, *of_root)):
-            self.node.release()
-            await pause(0.002)
+        self.node.release()
+        await until(lambda: all(done.called for done in (*asked, *of_root)))
         await until(lambda: not use.requests)
         self.node.hold()
         left = one.produce(batch(b"x"), record_count=1)
