@@ -96,6 +96,12 @@ def encode_batch_of(values: Iterable[Any]) -> tuple[bytes, int]:
     return payload, record_count
 
 
+def encode_outputs(values: Iterable[Any]) -> tuple[bytes, int]:
+    """As `encode_batch_of`, of what a consumer emits, which may be nothing: then no bytes, and 0."""
+    given = list(values_of(values))
+    return encode_batch_of(given) if given else (b"", 0)
+
+
 def _batch_of_values(given: list[bytes]) -> bytes:
     """Return the serialized batch of records that are only a value."""
     sizes = list(map(len, given))

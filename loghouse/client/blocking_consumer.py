@@ -12,15 +12,15 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
+from loghouse.client.batching import encode_outputs
 from loghouse.client.consumer_settings import Done, position_behind
 from loghouse.client.consuming import AsyncConsumer
+from loghouse.client.crossing_consumer import CrossingConsumer, CrossingLog, CrossingMember
 from loghouse.client.database import DatabaseConnection, DatabasePosition
-from loghouse.client.done_crossing import DoneCrossing
-from loghouse.client.fields import values_of
 from loghouse.client.group_consuming import AsyncGroupConsumer
-from loghouse.client.group_records import GroupBatch, GroupDone, GroupRecord, behind
+from loghouse.client.group_records import GroupBatch, GroupDone, GroupRecord
 from loghouse.client.loop_thread import LoopThread, pulled
 from loghouse.client.open_consumers import OpenConsumers
 from loghouse.client.place import Place
@@ -41,88 +41,69 @@ class ConsumerLoop(Protocol):
         """Do something there; nothing once the loop is closed."""
 
 
-class _BlockingConsumer(Generic[_C]):
-    """What consumers of one log and members of groups have in common; any thread may use them.
-
-    Attributes:
-        cursor_name: The name of the cursor, or of the group.
-        holder: Who acquires it.
-    """
-
-    _position_of: Callable[[Any], int]  # behind what is done
+class _BlockingConsumer(CrossingConsumer[_C]):
+    """What consumers of one log and members of groups have in common; any thread may use them."""
 
     def __init__(self, consumer: _C, loop: ConsumerLoop, place: Place, owner: object) -> None:
         """Wait for what `consumer` does; `owner` is kept: it closes the loop when it is dropped."""
-        self._consumer = consumer
+        super().__init__(consumer, loop.soon)
         self._loop = loop
         self._place = place
         self._owner = owner
         self._is_open = False
-        self._given: Any = None  # what the program got last
-        self._done = DoneCrossing(consumer, loop.soon, self._position_of)
-        self.cursor_name = consumer.cursor_name
-        self.holder = consumer.holder
 
     def __enter__(self) -> Self:
         self._place.check_process()
-        self._loop.run(self._consumer.__aenter__())
+        self._loop.run(self._inner.__aenter__())
         self._is_open = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(lambda: self._consumer.__aexit__(kind, error, trace))
+        self._end(lambda: self._inner.__aexit__(kind, error, trace))
 
     # --- what there is to do ----------------------------------------------------------------
 
     def _taken(self, decode: Callable[[Any], Iterator[_T]]) -> Iterator[_T]:
         """Yield what answers hold, decoded here."""
         self._check()
-        with contextlib.closing(pulled(self._loop.run, self._consumer.answers())) as answers:
+        with contextlib.closing(pulled(self._loop.run, self._inner.answers())) as answers:
             for answer in answers:
-                for item in self._consumer.once(decode(answer)):
+                for item in self._inner.once(decode(answer)):
                     self._given = item
                     yield item
                     self._check()
 
     # --- what is done -----------------------------------------------------------------------
 
-    def _what(self, done: Any) -> Any:
-        self._check()
-        if done is None:
-            done = self._given
-        if done is None:
-            raise ClientUseError("this consumer gave nothing yet; say what is done")
-        return done
-
     def commit(self) -> None:
         """Return once everything that is done is durable; see `AsyncConsumer.commit`."""
 
         async def commit() -> None:
             self._done.pass_on()
-            await self._consumer.commit()
+            await self._inner.commit()
 
         self._check()
         self._loop.run(commit())
 
-    async def _emit(self, values: list[bytes | NewRecord], done: Any) -> Any:
-        self._done.pass_on()
-        return await self._consumer.emit(values, done)
+    def _emit(self, values: Iterable[bytes | NewRecord], done: Any) -> Any:
+        payload, record_count = encode_outputs(values)
+
+        async def emit() -> Any:
+            self._done.pass_on()
+            return await self._inner.emit_encoded(payload, record_count, done)
+
+        return self._loop.run(emit())
 
     # --- where it is ------------------------------------------------------------------------
-
-    @property
-    def is_active(self) -> bool:
-        """Whether this consumer holds a cursor, as far as it knows."""
-        return self._consumer.is_active
 
     def lag(self) -> int:
         """Return how many records are not done."""
 
         async def lag() -> int:
             self._done.pass_on()
-            return await self._consumer.lag()
+            return await self._inner.lag()
 
         self._check()
         return self._loop.run(lag())
@@ -135,12 +116,12 @@ class _BlockingConsumer(Generic[_C]):
         Raises:
             LoghouseError: Something that is done could not be committed.
         """
-        self._end(self._consumer.close)
+        self._end(self._inner.close)
 
     def abort(self) -> None:
         """End at once: nothing is committed any more, and others wait until the lease runs out."""
         self._done.forget()
-        self._end(self._consumer.abort)
+        self._end(self._inner.abort)
 
     def _end(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def work() -> None:
@@ -156,13 +137,13 @@ class _BlockingConsumer(Generic[_C]):
     def _check(self) -> None:
         """Raise unless this consumer can do something."""
         self._place.check_process()
-        if self._consumer.failure is not None:
-            raise self._consumer.failure
+        if self._inner.failure is not None:
+            raise self._inner.failure
         if not self._is_open:
             raise ClientUseError("this consumer is not open; use `with`")
 
 
-class Consumer(_BlockingConsumer[AsyncConsumer]):
+class Consumer(_BlockingConsumer[AsyncConsumer], CrossingLog):
     """Consumes a log through a cursor. See `Client.consumer`; use it as a context manager.
 
         with log.consumer("billing") as consumer:
@@ -173,41 +154,30 @@ class Consumer(_BlockingConsumer[AsyncConsumer]):
     It is `AsyncConsumer` for programs without an event loop: the same methods and errors.
     """
 
-    _position_of = staticmethod(position_behind)
-
     def acquire(self, *, wait_seconds: float | None = None) -> int:
         """Have the cursor, and return its position; see `AsyncConsumer.acquire`."""
         self._check()
-        return self._loop.run(self._consumer.acquire(wait_seconds=wait_seconds))
+        return self._loop.run(self._inner.acquire(wait_seconds=wait_seconds))
 
     def begin(self, *, wait_seconds: float | None = None) -> int:
         """Have the cursor, and return the offset where iterating begins; see `AsyncConsumer.begin`."""
         self._check()
-        return self._loop.run(self._consumer.begin(wait_seconds=wait_seconds))
+        return self._loop.run(self._inner.begin(wait_seconds=wait_seconds))
 
     def __iter__(self) -> Iterator[Record]:
         """Yield records from the position on, for ever; wait while another one holds the cursor.
 
         Errors are those of `AsyncConsumer.__aiter__`.
         """
-        return self._taken(self._consumer.records_in)
+        return self._taken(self._inner.records_in)
 
     def batches(self) -> Iterator[Batch]:
         """As iterating, whole batches at a time: several times as fast."""
-        return self._taken(self._consumer.batches_in)
-
-    def done(self, done: Done | None = None) -> None:
-        """This record or batch, and all before it, is handled; it is committed in the background.
-
-        See `AsyncConsumer.done`. It costs the caller no wait.
-        """
-        what = self._what(done)
-        self._consumer.check_held()
-        self._done.note(what)
+        return self._taken(self._inner.batches_in)
 
     def emit(self, values: Iterable[bytes | NewRecord], done: Done | None = None) -> None:
         """Append records where the cursor is, and move it with them; see `AsyncConsumer.emit`."""
-        self._loop.run(self._emit(list(values_of(values)), self._what(done)))
+        self._emit(values, position_behind(self._what(done)))
 
     def process(
         self,
@@ -226,59 +196,30 @@ class Consumer(_BlockingConsumer[AsyncConsumer]):
         row = self.cursor_name if name is None else name
         place = DatabasePosition(connection, row, paramstyle=paramstyle)
         beginning = self.begin()
-        position = place.claim(self._consumer.epoch, beginning, self._consumer.source)
-        self._loop.run(self._consumer.go_on_from(position))
+        position = place.claim(self._inner.epoch, beginning, self._inner.source)
+        self._loop.run(self._inner.go_on_from(position))
         for batch in self.batches():
-            place.handle(handler, batch, self._consumer.epoch)
+            place.handle(handler, batch, self._inner.epoch)
             self.done(batch)
 
-    @property
-    def position(self) -> int:
-        """The next one to do, committed or not; 0 before the cursor was acquired."""
-        return max(self._consumer.position, self._done.position())
 
-    @property
-    def committed(self) -> int:
-        """The next one to do for who takes over; 0 before the cursor was acquired."""
-        return self._consumer.committed
-
-
-class GroupConsumer(_BlockingConsumer[AsyncGroupConsumer]):
+class GroupConsumer(_BlockingConsumer[AsyncGroupConsumer], CrossingMember):
     """Consumes several logs as a member of a group. See `Client.consumer`; use it as a context manager.
 
     It is `AsyncGroupConsumer` for programs without an event loop: the same methods and errors.
     """
 
-    _position_of = staticmethod(behind)
-
     def __iter__(self) -> Iterator[GroupRecord]:
         """Yield records of all logs that this member holds, for ever; those of one log in their order."""
-        return self._taken(self._consumer.records_in)
+        return self._taken(self._inner.records_in)
 
     def batches(self) -> Iterator[GroupBatch]:
         """As iterating, whole batches at a time: several times as fast."""
-        return self._taken(self._consumer.batches_in)
-
-    def done(self, done: GroupDone | None = None) -> None:
-        """This record or batch, and all before it in its log, is handled; see `AsyncGroupConsumer.done`."""
-        what = self._what(done)
-        behind(what)
-        self._done.note(what, (what.log, what.epoch))
+        return self._taken(self._inner.batches_in)
 
     def emit(self, values: Iterable[bytes | NewRecord], done: GroupDone | None = None) -> bool:
         """Append records, and move the cursor of their source with them; see `AsyncGroupConsumer.emit`."""
-        what = self._what(done)
-        return bool(self._loop.run(self._emit(list(values_of(values)), what)))
-
-    @property
-    def logs(self) -> list[str]:
-        """The logs that this member holds now, by name."""
-        return self._consumer.logs
-
-    @property
-    def positions(self) -> dict[str, int]:
-        """The next one to do in each log that this member holds, as its loop knows it."""
-        return self._consumer.positions
+        return bool(self._emit(values, self._what(done)))
 
 
 class ConsumersEnd:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from loghouse.client.consumer_settings import warn_of_consumer
+from loghouse.client.consumer_settings import warn_of_consumer, what_of
 from loghouse.client.open_consumers import CLOSE_SECONDS, LEAVE_SECONDS, ConsumerWork, OpenConsumers
 from loghouse.client.place import Place
 from loghouse.errors import ClientUseError, ClosedError, LoghouseError
@@ -125,11 +125,7 @@ class ConsumerBase(ABC, Generic[_Answer, _Batch, _Record]):
 
     def _what(self, done: Any) -> Any:
         """Return what is done, which is what was given last if nothing is said."""
-        if done is None:
-            done = self._given
-        if done is None:
-            raise ClientUseError("this consumer gave nothing yet; say what is done")
-        return done
+        return what_of(done, self._given)
 
     # --- where it is ------------------------------------------------------------------------
 

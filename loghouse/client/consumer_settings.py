@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypedDict, TypeVar, get_args
 from loghouse.client.fields import integer_of, number_of, seconds_of, text_of
 from loghouse.client.records import Batch, Record
 from loghouse.client.starts import Compression, Start, codec_of, start_of
-from loghouse.errors import InvalidRequestError
+from loghouse.errors import ClientUseError, InvalidRequestError
 from loghouse.limits import LEASE_SECONDS_DEFAULT, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN
 from loghouse.protocol.entry import Codec
 
@@ -123,6 +123,18 @@ def position_behind(done: Any) -> int:
     if isinstance(done, Record):
         return done.offset + 1
     return integer_of("done", done)
+
+
+def what_of(done: Any, given: Any) -> Any:
+    """Return what is done: what was given to the program last, if it says nothing.
+
+    Raises:
+        ClientUseError: Nothing was given yet.
+    """
+    what = given if done is None else done
+    if what is None:
+        raise ClientUseError("this consumer gave nothing yet; say what is done")
+    return what
 
 
 def warn_of_consumer(name: str) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 
-from loghouse.client.batching import encode_batch_of
+from loghouse.client.batching import encode_outputs
 from loghouse.client.consumer_base import ConsumerBase
 from loghouse.client.consumer_settings import ConsumerSettings, Done, position_behind
 from loghouse.client.consumption import ConsumedLog, Consumption
 from loghouse.client.database import DatabaseConnection, DatabasePosition
-from loghouse.client.fields import values_of
 from loghouse.client.keeping import KeepingLog
 from loghouse.client.open_consumers import OpenConsumers
 from loghouse.client.place import Place
@@ -141,9 +140,8 @@ class AsyncConsumer(ConsumerBase[Iterator[Batch], Batch, Record]):
             ResourceExhaustedError: Too many emits wait already; await each one before the next.
         """
         self._check()
-        given = list(values_of(values))
         position = position_behind(self._what(done))
-        await self.emit_encoded(*encode_batch_of(given) if given else (b"", 0), position)
+        await self.emit_encoded(*encode_outputs(values), position)
 
     async def emit_encoded(self, payload: bytes, record_count: int, position: int) -> None:
         """As `emit`, a serialized batch and the position behind what it was made of."""

@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
-from loghouse.client.batching import encode_batch_of
+from loghouse.client.batching import encode_outputs
 from loghouse.client.consumer_base import ConsumerBase
-from loghouse.client.fields import values_of
 from loghouse.client.group_records import GroupBatch, GroupDone, GroupRecord, behind
 from loghouse.client.log_settings import names_of
 from loghouse.client.membership import LOST, HeldLog, Membership
@@ -154,8 +153,8 @@ class AsyncGroupConsumer(ConsumerBase[GroupAnswer, GroupBatch, GroupRecord]):
             Whether they were taken. They were not when another member has the log by now: it makes them anew.
         """
         self._check()
-        given = list(values_of(values))
-        return await self.emit_encoded(*encode_batch_of(given) if given else (b"", 0), self._what(done))
+        what = self._what(done)
+        return await self.emit_encoded(*encode_outputs(values), what)
 
     async def emit_encoded(self, payload: bytes, record_count: int, what: GroupDone) -> bool:
         """As `emit`, a serialized batch."""
