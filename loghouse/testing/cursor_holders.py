@@ -14,7 +14,6 @@ from loghouse.client.cursors import Cursor
 from loghouse.client.holding import HeldCursor, Step
 from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder, CursorPage
 from loghouse.protocol.cursors import advance_with_records
-from loghouse.raft.ready import Proposal
 from loghouse.testing.cursor_books import Claim
 from loghouse.testing.cursor_workers import GONE, CursorScene, Worker
 from loghouse.testing.history import Written
@@ -117,24 +116,14 @@ class HoldingWorker(Worker):
         assert step.position is not None
         _, op, first_asked = self._appending
         change = advance_with_records(self.cursor, self.epoch, step.position)
-        proposal = Proposal(payload=op.payload, record_count=op.record_count, cursor=change)
-        number, turn = self.leader_or_some_node(), self._turn
 
         def done(result: object) -> None:
-            self.heard(number, result)
             if isinstance(result, AcknowledgedAppend):
-                work.history.acknowledge(op, result.base_offset)
-            elif isinstance(result, GONE) and is_first:
-                work.history.refuse(op)
-            if turn != self._turn:
-                return
-            if isinstance(result, AcknowledgedAppend):
-                work.counts["emitted"] += 1
                 self._succeeded(step, now, first_asked)
             else:
                 self._failed(result)
 
-        self.ask(lambda node, answer: node.propose(proposal, answer), number, done)
+        self.append(op, change, done, is_first=is_first)
 
     def _succeeded(self, step: Step, asked: float, first_asked: float) -> None:
         held = self._holding

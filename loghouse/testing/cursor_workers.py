@@ -349,19 +349,8 @@ class Holder(CursorClient):
         self._attempt(op, change, self.work.clock.seconds(), is_first=True)
 
     def _attempt(self, op: Written, change: CursorChange, asked: float, *, is_first: bool = False) -> None:
-        number, work, turn = self.leader_or_some_node(), self.work, self._turn
-        proposal = Proposal(payload=op.payload, record_count=op.record_count, cursor=change)
-
         def done(result: object) -> None:
-            self.heard(number, result)
             if isinstance(result, AcknowledgedAppend):
-                work.history.acknowledge(op, result.base_offset)
-            elif isinstance(result, GONE) and is_first:
-                work.history.refuse(op)
-            if turn != self._turn:
-                return
-            if isinstance(result, AcknowledgedAppend):
-                work.counts["emitted"] += 1
                 # A retry may be answered by a leader of before: only the first try is known to be later.
                 self._moved(change.position, asked)
             elif isinstance(result, GONE):
@@ -370,7 +359,26 @@ class Holder(CursorClient):
                 self._check_no_rewind(result)
                 self.later(lambda: self._attempt(op, change, asked))
 
-        self.ask(lambda node, answer: node.propose(proposal, answer), number, done)
+        self.append(op, change, done, is_first=is_first)
+
+    def append(
+        self, op: Written, change: CursorChange, done: Callable[[object], None], *, is_first: bool
+    ) -> None:
+        """Ask for records and an advance in one; `done` hears the answer, unless this client died before."""
+        number, work, turn = self.leader_or_some_node(), self.work, self._turn
+        proposal = Proposal(payload=op.payload, record_count=op.record_count, cursor=change)
+
+        def answered(result: object) -> None:
+            self.heard(number, result)
+            if isinstance(result, AcknowledgedAppend):
+                work.history.acknowledge(op, result.base_offset)
+            elif isinstance(result, GONE) and is_first:
+                work.history.refuse(op)
+            if turn == self._turn:
+                work.counts["emitted"] += isinstance(result, AcknowledgedAppend)
+                done(result)
+
+        self.ask(lambda node, answer: node.propose(proposal, answer), number, answered)
 
 
 class Worker(Holder):

@@ -134,10 +134,8 @@ class Machine:
         directory = self.disk._directory(path)
         for name, file in directory.seen.items():
             if name.endswith(".store") and isinstance(file, SimFile):
-                # What gives back room behind the last entry cuts none: there are but zeros to come back.
-                end = len(file.durable.data.rstrip(b"\0")) if file.pending and with_cuts else 0
-                if file.pending and any(
-                    change.position < end
+                if any(
+                    with_cuts and _cuts(file, change.position)
                     if change.kind == "truncate"
                     else change.position >= STORE_HEADER_SIZE
                     for change in file.pending
@@ -265,3 +263,8 @@ class Machine:
             if due.active():
                 # Begun on a slow or stalled disk it could take minutes; it, too, ends as on a good one.
                 due.reset(min(due.getTime() - self._clock.seconds(), self.sync_seconds()))
+
+
+def _cuts(file: SimFile, position: int) -> bool:
+    """Whether a cut there takes bytes that are on the disk, and not only room behind them."""
+    return position < len(file.durable.data.rstrip(b"\0"))
