@@ -273,7 +273,7 @@ class Bench:
         self._beats = folder / "beats"
         self.node = NodeProcess(folder / "node", certificates)
         self.node.environment["LOGHOUSE_HEARTBEAT"] = str(self._beats)
-        self.node.python_path = (Path(__file__).with_name("heartbeat"),)
+        self.node.python_path = (Path(__file__).with_name("inside"),)
 
     def victim(self) -> dict[str, float]:
         folder = str(self.node.certificates.folder)

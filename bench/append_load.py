@@ -14,10 +14,12 @@ import os
 import sys
 import time
 from collections import deque
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from bench.ceiling import reactor, result
+from bench.closed_loop import closed_loop
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
 from loghouse.protocol.batch import encode_batch
@@ -165,18 +167,9 @@ async def run_unary(options) -> None:
     stubs = [log_pb2_grpc.LogStub(channel) for channel in channels]
     request = log_pb2.ProduceRequest(record=log_pb2.Record(value=os.urandom(options.size)))
     for count in (max(WARM_UP_COUNT, options.window), options.count):
-        left, latencies = count, []
-
-        async def caller(stub, latencies=latencies):
-            nonlocal left
-            while left > 0:
-                left -= 1
-                sent_at = time.perf_counter()
-                await stub.Produce(request)
-                latencies.append(time.perf_counter() - sent_at)
-
+        latencies, turns = list[float](), cycle(stubs)
         begin = time.perf_counter()
-        await asyncio.gather(*(caller(stubs[n % len(stubs)]) for n in range(options.window)))
+        await closed_loop(lambda turns=turns: next(turns).Produce(request), options.window, count, latencies)
         seconds = time.perf_counter() - begin
     print(result(options.size, latencies, seconds), flush=True)
     for channel in channels:

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from bench.ceiling import run_ceiling
+from bench.closed_loop import closed_loop
 from bench.cluster import append_load, cpu_seconds
 from bench.measure import Table, finish, median, ratio, rounds, scratch
 from loghouse.api.v1.log_pb2 import RecordBatch
@@ -102,16 +103,8 @@ async def appends(log, options) -> dict[str, float]:
     """Keep `window` appends in flight on one connection."""
     value = os.urandom(options.size)
     for number in (max(WARM_UP_COUNT, options.window), options.count):
-        left = number
-
-        async def caller() -> None:
-            nonlocal left
-            while left > 0:
-                left -= 1
-                await log.append(value)
-
         begin, used = time.perf_counter(), time.process_time()
-        await asyncio.gather(*(caller() for _ in range(options.window)))
+        await closed_loop(lambda: log.append(value), options.window, number, [])
         seconds, used = time.perf_counter() - begin, time.process_time() - used
     return {"per_second": options.count / seconds, "cpu_seconds": used}
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import uvloop
 
+from bench.closed_loop import closed_loop
 from bench.measure import Table, arguments, finish, median, ratio, rounds, scratch
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX, KIB
@@ -70,19 +71,10 @@ class Client:
 
         async def work(stub) -> list[float]:
             request = log_pb2.ProduceRequest(record=log_pb2.Record(value=VALUE))
-            left, times = calls, []
-
-            async def caller() -> None:
-                nonlocal left
-                while left > 0:
-                    left -= 1
-                    begin = time.perf_counter()
-                    await stub.Produce(request)
-                    times.append(time.perf_counter() - begin)
-
+            times = list[float]()
             await stub.Produce(request)
             begin = time.perf_counter()
-            await asyncio.gather(*(caller() for _ in range(in_flight)))
+            await closed_loop(lambda: stub.Produce(request), in_flight, calls, times)
             return [*sorted(times), calls / (time.perf_counter() - begin)]
 
         return self.run(work)

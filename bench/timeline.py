@@ -5,7 +5,7 @@
 Appends of 1 KiB by the asyncio client. With one in flight it prints, for each place, the median time
 since the call at which an append came by there for the first (and the last) time. With more in flight
 it prints how often a place is passed for an append: how much the appends share. The notes themselves
-(`timestamps`) make an append slower, by some microseconds a place.
+(`bench/inside`) make an append slower, by some microseconds a place.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from bench.client import tls_of
+from bench.closed_loop import closed_loop
 from bench.measure import scratch
 from loghouse.client import connect
 from loghouse.limits import KIB
@@ -30,19 +31,16 @@ Notes = list[tuple[int, str]]
 
 async def append(address: str, certificates: Path, window: int, count: int) -> list[Span]:
     """Keep so many appends in flight, and return from when to when each took."""
-    value, spans, left = os.urandom(KIB), list[Span](), count + WARM_UP_COUNT
+    value, spans = os.urandom(KIB), list[Span]()
     async with connect(address, tls=tls_of(certificates), timeout_seconds=60.0) as log:
         await log.bounds()
 
-        async def caller() -> None:
-            nonlocal left
-            while left > 0:
-                left -= 1
-                begin = time.monotonic_ns()
-                await log.append(value)
-                spans.append((begin, time.monotonic_ns()))
+        async def one() -> None:
+            begin = time.monotonic_ns()
+            await log.append(value)
+            spans.append((begin, time.monotonic_ns()))
 
-        await asyncio.gather(*(caller() for _ in range(window)))
+        await closed_loop(one, window, count + WARM_UP_COUNT, [])
     return spans[WARM_UP_COUNT:]
 
 
@@ -95,7 +93,7 @@ def main() -> None:
     with scratch() as folder:
         cluster = ClusterProcess(Path(folder) / "three")
         for node in cluster.nodes:
-            node.python_path = (Path(__file__).with_name("timestamps"),)
+            node.python_path = (Path(__file__).with_name("inside"),)
             node.environment["LOGHOUSE_TIMESTAMPS"] = str(node.folder / "timestamps")
         try:
             cluster.start()
@@ -106,8 +104,9 @@ def main() -> None:
             folder_of_certificates = cluster.certificates.folder
             spans = asyncio.run(append(leader.address, folder_of_certificates, options.window, options.count))
             sizes = {path: path.stat().st_size for path in paths}
-            grew = lambda: all(path.stat().st_size > size for path, size in sizes.items())  # noqa: E731
-            wait_until(grew, "the last notes")
+            wait_until(
+                lambda: all(path.stat().st_size > size for path, size in sizes.items()), "the last notes"
+            )
         finally:
             cluster.close()
         took = statistics.median((end - begin) / 1000 for begin, end in spans)

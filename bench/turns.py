@@ -2,7 +2,7 @@
 
     python -m bench.turns [--rounds N] [--only PART] [--json FILE]
 
-The node notes the longest delay of its own reactor (`bench/heartbeat`), whatever caused it: a long turn, a
+The node notes the longest delay of its own reactor (`bench/inside`), whatever caused it: a long turn, a
 thread that holds the GIL, the garbage collector. Other processes of the machine add to it, so the least of
 several rounds is what the request itself costs.
 """
@@ -70,7 +70,7 @@ class Node:
         self.beats = folder / "beats"
         self.process = NodeProcess(folder / "node", certificates)
         self.process.environment["LOGHOUSE_HEARTBEAT"] = str(self.beats)
-        self.process.python_path = (Path(__file__).with_name("heartbeat"),)
+        self.process.python_path = (Path(__file__).with_name("inside"),)
         self.process.start()
         self._abuser = Abuser(self.process)
         link = self._abuser.link(self._abuser.context("root", "loghouse/1"))

@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
+from bench.closed_loop import closed_loop
+
 WARM_UP_COUNT = 50
 FILL_BYTES = 4 << 20  # what a client that fills a log has in flight, in 256 records at most
 READ_SECONDS = 0.7  # whole passes over the records until so much time has gone
@@ -74,6 +76,8 @@ class Client(ABC):
         window = max(1, min(256, FILL_BYTES // size))
         await closed_loop(lambda: self.append(body), window, count, [])
 
+    # A peer that has none of these three says so in `Peer.lacks`, and is never asked.
+
     async def read_bulk(self, count: int) -> int:
         """Read the first `count` records as the library does it most quickly; return the bytes of all."""
         raise NotImplementedError
@@ -88,23 +92,6 @@ class Client(ABC):
 
     async def recover(self) -> None:  # noqa: B027 - most libraries do that themselves
         """Do what an attempt that failed makes necessary."""
-
-
-async def closed_loop(
-    append: Callable[[], Awaitable[object]], window: int, count: int, latencies: list[float]
-) -> None:
-    """Keep `window` appends in flight until `count` are answered, and note what each took."""
-    left = count
-
-    async def caller() -> None:
-        nonlocal left
-        while left > 0:
-            left -= 1
-            begin = time.perf_counter()
-            await append()
-            latencies.append(time.perf_counter() - begin)
-
-    await asyncio.gather(*(caller() for _ in range(min(window, count))))
 
 
 def figures_of(latencies: list[float], seconds: float) -> dict[str, float]:

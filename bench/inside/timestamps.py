@@ -1,4 +1,4 @@
-"""Loaded by a node's own Python when `bench.timeline` asks for it: when an append passes which place.
+"""When an append passes which place in a node; see `sitecustomize`.
 
 Each place is a method; the file that LOGHOUSE_TIMESTAMPS names gets its name and the time, in nanoseconds of
 the machine's monotonic clock, which all processes share.
@@ -7,9 +7,6 @@ the machine's monotonic clock, which all processes share.
 import collections
 import functools
 import importlib
-import os
-import sys
-import threading
 import time
 
 FLUSH_SECONDS = 0.1
@@ -44,8 +41,7 @@ def watch(name, cls, method, is_before, notes):
     setattr(cls, method, noted)
 
 
-def begin(reactor, path):
-    file = open(path, "a")  # noqa: SIM115
+def begin(reactor, file):
     notes = collections.deque()  # the disk's thread takes notes, too: only the reactor's writes them
     for name, module, cls, method, is_before in PLACES:
         watch(name, getattr(importlib.import_module(module), cls), method, is_before, notes)
@@ -57,18 +53,3 @@ def begin(reactor, path):
         reactor.callLater(FLUSH_SECONDS, flush)
 
     flush()
-
-
-def wait_for_reactor(path):
-    while True:
-        module = sys.modules.get("twisted.internet.reactor")
-        if module is not None and getattr(module, "running", False):
-            break
-        time.sleep(0.05)
-    sys.modules["twisted.internet.reactor"].callFromThread(
-        begin, sys.modules["twisted.internet.reactor"], path
-    )
-
-
-if os.environ.get("LOGHOUSE_TIMESTAMPS"):
-    threading.Thread(target=wait_for_reactor, args=(os.environ["LOGHOUSE_TIMESTAMPS"],), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Loaded by the node's own Python when `bench.abuse` asks for it: how long the reactor's turns take.
+"""How long the turns of a node's reactor take; see `sitecustomize`.
 
 Every millisecond the reactor is asked to note the time, and what its thread has computed since the last note.
 The longest of each tenth of a second goes into the file that LOGHOUSE_HEARTBEAT names: the time, the delay,
@@ -6,16 +6,13 @@ the computing, and how much of that was Python's garbage collector, all in secon
 """
 
 import gc
-import os
-import sys
-import threading
 import time
 
 BEAT_SECONDS = 0.001
 LINE_SECONDS = 0.1
 
 
-def beat(reactor, file):
+def begin(reactor, file):
     last = [time.monotonic(), time.thread_time()]
     worst = [0.0, 0.0, 0.0]
     collecting = [0.0, 0.0]  # since when, and how long since the last note
@@ -43,18 +40,3 @@ def beat(reactor, file):
 
     gc.callbacks.append(collected)
     note()
-
-
-def wait_for_reactor(path):
-    while True:
-        module = sys.modules.get("twisted.internet.reactor")
-        if module is not None and getattr(module, "running", False):
-            break
-        time.sleep(0.05)
-    reactor = sys.modules["twisted.internet.reactor"]
-    file = open(path, "a")  # noqa: SIM115
-    reactor.callFromThread(beat, reactor, file)
-
-
-if os.environ.get("LOGHOUSE_HEARTBEAT"):
-    threading.Thread(target=wait_for_reactor, args=(os.environ["LOGHOUSE_HEARTBEAT"],), daemon=True).start()
