@@ -43,6 +43,18 @@ class RecordsCase(NodeCase):
             stderr=subprocess.PIPE,
         )
 
+    def add_much(self):
+        """Append more than a pipe holds."""
+        for _ in range(3):
+            self.add(*[Record(value=b"x" * 1000)] * 200)
+
+    def assert_quiet_end(self, process):
+        """Wait for a command whose reader went away: it ends with 0, and says nothing."""
+        code, err = process.wait(timeout=60), process.stderr.read()
+        self.assertEqual((code, err), (0, b""))
+        process.stdin.close()
+        process.stderr.close()
+
 
 class ProduceTests(RecordsCase):
     """What is appended, and what is said about it."""
@@ -288,12 +300,8 @@ class ConsumeTests(RecordsCase):
         process = self.start("consume", "--follow", "--count", "100000")
         self.assertEqual(process.stdout.readline(), b"a\n")
         process.stdout.close()
-        for _ in range(3):
-            self.add(*[Record(value=b"x" * 1000)] * 200)
-        code, err = process.wait(timeout=60), process.stderr.read()
-        self.assertEqual((code, err), (0, b""))
-        process.stdin.close()
-        process.stderr.close()
+        self.add_much()
+        self.assert_quiet_end(process)
 
     @in_children
     def test_closed_pipe_at_the_tail(self):
@@ -301,10 +309,7 @@ class ConsumeTests(RecordsCase):
         process = self.start("consume", "--follow", "--offset", "2")
         self.assertEqual(process.stdout.readline(), b"c\n")
         process.stdout.close()
-        code, err = process.wait(timeout=60), process.stderr.read()
-        self.assertEqual((code, err), (0, b""))
-        process.stdin.close()
-        process.stderr.close()
+        self.assert_quiet_end(process)
 
     def test_mistakes(self):
         """A wrong number is exit code 2 and says what is allowed."""
@@ -475,10 +480,7 @@ class ConsumeCursorTests(RecordsCase):
         process = self.start_here()
         self.assertEqual([process.stdout.readline() for _ in range(3)], [b"a\n", b"b\n", b"c\n"])
         process.stdout.close()
-        code, err = process.wait(timeout=60), process.stderr.read()
-        self.assertEqual((code, err), (0, b""))
-        process.stdin.close()
-        process.stderr.close()
+        self.assert_quiet_end(process)
         self.assertEqual((self.position(), self.is_free()), (3, True))
 
     @in_children
@@ -487,12 +489,8 @@ class ConsumeCursorTests(RecordsCase):
         process = self.start_here()
         self.assertEqual([process.stdout.readline() for _ in range(3)], [b"a\n", b"b\n", b"c\n"])
         process.stdout.close()
-        for _ in range(3):
-            self.add(*[Record(value=b"x" * 1000)] * 200)
-        code, err = process.wait(timeout=60), process.stderr.read()
-        self.assertEqual((code, err), (0, b""))
-        process.stdin.close()
-        process.stderr.close()
+        self.add_much()
+        self.assert_quiet_end(process)
         self.assertTrue(self.is_free())
         self.assertEqual(self.position(), 3)  # what came later was written to nobody
 

@@ -11,9 +11,8 @@ import warnings
 from types import SimpleNamespace
 
 from loghouse.client import Consumer, GroupConsumer, connect_blocking
-from loghouse.client.group_records import GroupBatch, records_of
+from loghouse.client.group_records import GroupBatch
 from loghouse.client.place import Place
-from loghouse.client.records import Record
 from loghouse.errors import (
     ClientUseError,
     ClosedError,
@@ -22,6 +21,7 @@ from loghouse.errors import (
     InvalidRequestError,
 )
 from tests.client.fake import FakeCase
+from tests.client.groups import held_anew
 from tests.fakes.tasks import asynchronous
 from tests.processes import in_children
 
@@ -291,10 +291,7 @@ class GroupConsumerTests(BlockingConsumerCase):
         inner = SimpleNamespace(cursor_name="billing", holder="me", failure=None, done=told.append)
         consumer = GroupConsumer(inner, SimpleNamespace(soon=soon.append), Place(), None)
         consumer._is_open = True
-        plain = [Record(offset=offset, value=b"", key=None, headers=(), timestamp=0) for offset in (2, 0)]
-        [before], [again] = (
-            records_of([one], "orders-0", epoch) for one, epoch in zip(plain, (1, 2), strict=True)
-        )
+        before, again = held_anew()
         consumer.done(before)
         consumer.done(again)
         for work in soon:

@@ -4,14 +4,11 @@ from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.client import group_shares, membership
 from loghouse.client.deferred import DeferredGroupConsumer
-from loghouse.client.group_records import GroupBatch, records_of
-from loghouse.client.records import Record
+from loghouse.client.group_records import GroupBatch
 from loghouse.errors import ClientUseError, ClosedError, InvalidRequestError
 from tests.client.deferred_case import DeferredCase, in_a_thread
-
-LOGS = [f"orders-{number}" for number in range(4)]
+from tests.client.groups import LOGS, held_anew, look_often
 
 
 class DoneTests(SynchronousTestCase):
@@ -24,10 +21,7 @@ class DoneTests(SynchronousTestCase):
         loop = SimpleNamespace(soon=soon.append)
         opened = SimpleNamespace(run=None, check_here=lambda: None, loop=loop)
         consumer = DeferredGroupConsumer(opened, inner, None)
-        plain = [Record(offset=offset, value=b"", timestamp=0) for offset in (2, 0)]
-        [before], [again] = (
-            records_of([one], "orders-0", epoch) for one, epoch in zip(plain, (1, 2), strict=True)
-        )
+        before, again = held_anew()
         consumer.done(before)
         consumer.done(again)
         for work in soon:
@@ -40,10 +34,7 @@ class GroupTests(DeferredCase):
 
     def setUp(self):
         super().setUp()
-        self.patch(group_shares, "ASK_SECONDS", 0.02)
-        self.patch(group_shares, "WAIT_SECONDS", 0.2)
-        self.patch(membership, "ASK_SECONDS", 0.02)
-        self.patch(membership, "DISCOVER_SECONDS", 0.05)
+        look_often(self)
 
     async def started(self, logs=LOGS):
         """Return a cluster with some logs of two records, and a client of it."""

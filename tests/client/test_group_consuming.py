@@ -5,7 +5,7 @@ import gc
 import warnings
 from contextlib import aclosing
 
-from loghouse.client import AsyncGroupConsumer, group_shares, membership
+from loghouse.client import AsyncGroupConsumer, membership
 from loghouse.errors import (
     ClientUseError,
     ClosedError,
@@ -16,9 +16,8 @@ from loghouse.errors import (
     UnknownLogError,
 )
 from tests.client.fake import FakeCase, over_grpc
+from tests.client.groups import LOGS, look_often
 from tests.fakes.tasks import asynchronous
-
-LOGS = [f"orders-{number}" for number in range(4)]
 
 
 class GroupCase(FakeCase):
@@ -26,10 +25,7 @@ class GroupCase(FakeCase):
 
     def setUp(self):
         super().setUp()
-        self.patch(group_shares, "ASK_SECONDS", 0.02)
-        self.patch(group_shares, "WAIT_SECONDS", 0.2)
-        self.patch(membership, "ASK_SECONDS", 0.02)
-        self.patch(membership, "DISCOVER_SECONDS", 0.05)
+        look_often(self)
 
     async def begin(self, logs=LOGS):
         self.cluster_, self.client = await self.connected()
