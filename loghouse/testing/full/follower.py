@@ -12,6 +12,9 @@ from loghouse.testing.full.host import FullHost
 from loghouse.testing.simulation import Simulation
 
 PATIENCE_SECONDS: Final = 3.0  # at one node, before another one is tried
+# A node wakes its readers at the end of the turn that made a record readable, which is the next turn where a
+# sync made it so. This is longer than the longest of them (`turn_seconds` of full/swarm.py).
+WAKE_SECONDS: Final = 0.02
 
 
 class Follower:
@@ -51,12 +54,23 @@ class Follower:
 
         life = host.life
 
+        def is_asleep() -> bool:
+            return turn == self._turn and host.life is life and host.is_asleep_at(self.next_offset)
+
         def lose_patience() -> None:
-            if turn != self._turn:
-                return
-            if host.life is life and host.is_asleep_at(self.next_offset):
+            if is_asleep():
+                clock.after(WAKE_SECONDS, look_again)
+            elif turn == self._turn:
+                leave()
+
+        def look_again() -> None:
+            if is_asleep():
                 problem = f"{host.name} holds {self.next_offset} and lets its follower sleep"
                 raise Violation("asleep", problem)
+            if turn == self._turn:
+                leave()
+
+        def leave() -> None:
             cancel()
             self._move()
 
