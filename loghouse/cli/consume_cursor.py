@@ -16,7 +16,6 @@ from loghouse.cli.selection import Selection, selection_of
 from loghouse.client import AsyncClient, Batch
 from loghouse.client.consumer_settings import COMMIT_SECONDS, COMMIT_SECONDS_MAX, ConsumerOptions
 from loghouse.config.values import parse_seconds
-from loghouse.errors import OffsetOutOfRangeError
 
 _NOT_WITH = ("last", "until", "reverse", "local", "record_key", "header", "dir")
 
@@ -99,10 +98,6 @@ async def until_terminated() -> AsyncGenerator[None, None]:
 
 async def consume(args: argparse.Namespace, log: AsyncClient, output: BinaryIO) -> None:
     """Write records from the cursor on; each is done once it was written and flushed."""
-    if isinstance(args.start, int):
-        held = await log.bounds()
-        if args.start > held.next_offset:  # before a cursor is made that would stand elsewhere
-            raise OffsetOutOfRangeError(args.start, *held)
     options: ConsumerOptions = {"from_": args.start, "commit_seconds": args.commit_every}
     async with log.consumer(args.cursor, **options) as consumer, while_read(output, args.follow or args.wait):
         position = await consumer.begin(wait_seconds=None if args.wait else 0)

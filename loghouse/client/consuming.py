@@ -46,6 +46,9 @@ class AsyncConsumer(ConsumerBase[Iterator[Batch], Batch, Record]):
     async def acquire(self, *, wait_seconds: float | None = None) -> int:
         """Have the cursor, and return its position; iterating and `emit` do that by themselves.
 
+        One that is new begins at `from_`, which is found now, and committed; from "earliest" it stays at 0
+        until it is iterated, or moves by what was emitted.
+
         Args:
             wait_seconds: How long to stand by while another one holds it; None: for ever, 0: not at all.
 
@@ -58,7 +61,7 @@ class AsyncConsumer(ConsumerBase[Iterator[Batch], Batch, Record]):
     async def begin(self, *, wait_seconds: float | None = None) -> int:
         """Have the cursor, and return the offset where iterating begins; it does that by itself.
 
-        Of a cursor that is new, `from_` is found now, and committed. That the records there have been trimmed
+        Of a cursor that is new, `from_` is found, and committed. That the records there have been trimmed
         is an error of iterating.
 
         Args:

@@ -9,15 +9,15 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from datetime import datetime
 from typing import Final, Protocol, Unpack
 
 from loghouse.client.choice import ReadOptions
 from loghouse.client.consumer_settings import ConsumerSettings
 from loghouse.client.cursors import AsyncCursors
+from loghouse.client.first_place import BoundedLog, FirstPlace
 from loghouse.client.keeping import Keeper, KeepingLog
 from loghouse.client.open_consumers import Spawn
-from loghouse.client.records import Batch, Bounds
+from loghouse.client.records import Batch
 from loghouse.client.starts import Start
 from loghouse.errors import (
     ClosedError,
@@ -32,7 +32,7 @@ CHECK_SECONDS: Final = 5.0
 """How long the log that is read may take to tell where it ends; without that it is read nevertheless."""
 
 
-class ConsumedLog(Protocol):
+class ConsumedLog(BoundedLog, Protocol):
     """The log that is read, as asyncio programs use it."""
 
     def read_answers(
@@ -43,12 +43,6 @@ class ConsumedLog(Protocol):
     def cursors(self) -> AsyncCursors:
         """Return its cursors."""
 
-    async def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
-        """Return the offsets that the log holds."""
-
-    async def find_offset(self, time: datetime | int, *, timeout_seconds: float | None = None) -> int:
-        """Return the first offset that was appended at or after a time."""
-
 
 class Consumption:
     """Reads a log for a consumer, and keeps its cursor.
@@ -58,12 +52,20 @@ class Consumption:
         keeper: Of the cursor.
     """
 
-    def __init__(self, log: ConsumedLog, into: KeepingLog, settings: ConsumerSettings, spawn: Spawn) -> None:
+    def __init__(
+        self,
+        log: ConsumedLog,
+        into: KeepingLog,
+        settings: ConsumerSettings,
+        spawn: Spawn,
+        first: FirstPlace | None = None,
+    ) -> None:
         self._log = log
         self._into = into
         self._settings = settings
+        self._first = first or FirstPlace(log, settings.from_, settings.timeout_seconds)
         self.name = settings.name
-        self.keeper = Keeper(into, settings, spawn)
+        self.keeper = Keeper(into, settings, spawn, self._first)
         self._answers: AsyncGenerator[Iterator[Batch], None] | None = None  # what is read; None: not begun
         self._reading: asyncio.Task[Iterator[Batch]] | None = None  # the next answer, on its way
 
@@ -165,11 +167,11 @@ class Consumption:
             As `next_batches`.
         """
         holding = await self.keeper.acquire()
-        if self.keeper.is_new and not holding.position:
-            position = await self._find(self._settings.from_)
+        if self.keeper.is_new and self._first.is_earliest and not holding.position:
+            position = await self._first.lowest()
             self.keeper.done(position)
             await self.keeper.commit()
-            self.keeper.is_new = False  # asked again, "latest" would be another place
+            self.keeper.is_new = False
             return position
         try:
             bounds = await self._log.bounds(timeout_seconds=CHECK_SECONDS)
@@ -178,17 +180,6 @@ class Consumption:
         if holding.position > bounds.next_offset:
             raise OffsetOutOfRangeError(holding.position, *bounds)
         return holding.position
-
-    async def _find(self, start: Start) -> int:
-        seconds = self._settings.timeout_seconds
-        if isinstance(start, datetime):
-            return await self._log.find_offset(start, timeout_seconds=seconds)
-        bounds = await self._log.bounds(timeout_seconds=seconds)
-        if isinstance(start, int):
-            if start > bounds.next_offset:
-                raise OffsetOutOfRangeError(start, *bounds)
-            return start
-        return bounds.lowest if start == "earliest" else bounds.next_offset
 
     async def _read_from(self, position: int) -> AsyncGenerator[Iterator[Batch], None]:
         """Yield the batches of one answer at a time, without end."""

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 from loghouse.client.consumer_settings import ConsumerSettings
 from loghouse.client.cursors import Advance, AsyncCursors, Cursor
+from loghouse.client.first_place import FirstPlace
 from loghouse.client.holding import HeldCursor, Step, stand_by_seconds
 from loghouse.client.open_consumers import Spawn
 from loghouse.errors import (
@@ -73,15 +74,17 @@ class Keeper:
         name: The cursor's.
         holder: Who acquires it.
         holding: What is held; None before it was acquired.
-        is_new: Whether nobody had this cursor before.
+        is_new: Whether nobody had this cursor before, and it began at 0.
         failure: Why it is not held any more; None while it is, or nobody tried.
     """
 
-    def __init__(self, log: KeepingLog, settings: ConsumerSettings, spawn: Spawn) -> None:
+    def __init__(self, log: KeepingLog, settings: ConsumerSettings, spawn: Spawn, first: FirstPlace) -> None:
         self._log = log
         self._cursors = log.cursors()
         self._settings = settings
         self._spawn = spawn
+        self._first = first
+        self._begins_at = 0  # where this holder put a cursor that was new
         self.name = settings.name
         self.holder = self._cursors.holder if settings.holder is None else settings.holder
         self.holding: HeldCursor | None = None
@@ -122,7 +125,7 @@ class Keeper:
     # --- for the consumer -------------------------------------------------------------------
 
     async def acquire(self, wait_seconds: float | None = None) -> HeldCursor:
-        """Return what is held, once it is.
+        """Return what is held, once it is; one that is new, once the place where it begins is committed.
 
         Args:
             wait_seconds: How long to wait for another holder; None: for ever, 0: not at all.
@@ -142,6 +145,8 @@ class Keeper:
                 raise copy(self._held)  # which is kept, and would keep its traceback, and so the consumer
             await self._wait_for_news(until if self._held is not None else None)
             self.check()
+        if self.holding.committed < self._begins_at:
+            await self.commit()
         return self.holding
 
     def check(self) -> None:
@@ -331,7 +336,8 @@ class Keeper:
 
     async def _have(self) -> None:
         """Acquire the cursor; while another one holds it, stand by."""
-        settings, is_unknown = self._settings, await self._is_unknown()
+        settings, first = self._settings, self._first
+        await self._find_first()
         while not self.is_finishing:
             asked_at = self._now
             try:
@@ -342,27 +348,33 @@ class Keeper:
                     timeout_seconds=settings.timeout_seconds,
                 )
             except CursorHeldError as held:
-                is_unknown = False
+                first.position = None
                 self._held = held
                 self._tell()
                 await rest(self._changed, asked_at + stand_by_seconds(held))
                 continue
-            self.is_new = is_unknown and cursor.position == 0
-            self.holding = HeldCursor(
+            self.is_new = first.position == 0 and not cursor.position
+            holding = HeldCursor(
                 cursor,
                 commit_seconds=settings.commit_seconds,
                 commit_records=settings.commit_records,
                 now=asked_at,
             )
+            if first.position and not cursor.position:
+                self._begins_at = first.position
+                holding.done(first.position, self._now)
+                holding.hurry(self._now)
+            self.holding = holding
             return self._tell()
 
-    async def _is_unknown(self) -> bool:
-        """Whether the log has no such cursor: one that is made stands at 0, as one may that is there."""
+    async def _find_first(self) -> None:
+        """Find where the cursor begins, if there is none: one that is there may stand at 0, too."""
         try:
-            await self._cursors.get(self.name, timeout_seconds=self._settings.timeout_seconds)
+            cursor = await self._cursors.get(self.name, timeout_seconds=self._settings.timeout_seconds)
         except UnknownCursorError:
-            return True
-        return False
+            await self._first.find()
+        else:
+            self._first.saw(cursor, self.holder)
 
     async def _keep(self) -> None:
         """Ask for one step after the other; in the end, release the cursor."""

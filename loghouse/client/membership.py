@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from loghouse.client.consumer_settings import ConsumerSettings
 from loghouse.client.consumption import Consumption
+from loghouse.client.first_place import FirstPlace
 from loghouse.client.group_shares import ASK_SECONDS, GroupShares
 from loghouse.client.keeping import rest
 from loghouse.client.open_consumers import Spawn
@@ -139,6 +140,7 @@ class Membership:
         self._spawn = spawn
         self._group = GroupShares(holder, settings.lease_seconds)
         self._logs: dict[str, AsyncLog] = {}  # the logs of the group
+        self._first: dict[str, FirstPlace] = {}  # where logs begin that were asked for, and not had yet
         self._calls: dict[str, asyncio.Task[None]] = {}  # what is asked about a log, or done with it
         self._limit = asyncio.Semaphore(CALLS_MAX)
         self._changed = asyncio.Event()  # something that `GroupShares` was told
@@ -330,6 +332,7 @@ class Membership:
     def _is_gone(self, name: str) -> None:
         """A log was deleted; another one of its name is found as a new one."""
         if self._logs.pop(name, None) is not None:
+            self._first.pop(name, None)
             _logger.info("group %r: log %r is gone", self._settings.name, name)
             self._group.set_logs(self._logs)
             if name in self.shares:
@@ -364,7 +367,9 @@ class Membership:
             return
         log = self._logs[name]
         settings = replace(self._settings, name=self._cursor_name(name))
-        work = Consumption(log, self._into or log, settings, self._spawn)
+        if name not in self._first:
+            self._first[name] = FirstPlace(log, settings.from_, settings.timeout_seconds)
+        work = Consumption(log, self._into or log, settings, self._spawn, self._first[name])
         try:
             async with self._limit:
                 holding = await asyncio.wait_for(work.keeper.acquire(0), CALL_SECONDS)
@@ -381,6 +386,7 @@ class Membership:
         else:
             share = HeldLog(name, work, holding.cursor.epoch)
             self.shares[name] = share
+            self._first.pop(name, None)
             if self._logs.get(name) is not log:
                 self._drop(share)
                 return

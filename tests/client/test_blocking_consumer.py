@@ -67,6 +67,11 @@ class ConsumerTests(BlockingConsumerCase):
                 consumer.done()
                 consumer.commit()
                 self.assertEqual(log.cursors().get("billing").position, 3)
+            with log.consumer("late", from_="latest") as consumer:
+                self.assertEqual(consumer.acquire(), 3)
+                log.append(b"d")
+            with log.consumer("late") as consumer:
+                self.assertEqual(next(iter(consumer)).value, b"d")
 
         await self.blocking(work)
 

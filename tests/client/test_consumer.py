@@ -15,6 +15,7 @@ from loghouse.errors import (
     InvalidRequestError,
     OffsetOutOfRangeError,
     ResourceExhaustedError,
+    UnknownCursorError,
 )
 from tests.client.fake import FakeCase, over_grpc
 from tests.fakes.node import BROKEN, LOST
@@ -226,11 +227,11 @@ class HolderTests(ConsumerCase):
 
     @asynchronous
     async def test_begin(self):
-        """Where a new cursor begins is found once, and committed; beyond the log's end it cannot be."""
+        """Where a new cursor begins is found once, and committed; beyond the log's end none is made."""
         await self.begin()
         async with self.log.consumer("billing", from_=9) as consumer:
             await self.raises(OffsetOutOfRangeError, consumer.begin())
-        self.assertEqual((await self.cursor()).position, 0)
+        await self.raises(UnknownCursorError, self.cursor())
         self.cluster_.forget(3)
         async with self.log.consumer("late", from_="latest") as consumer:
             self.assertEqual((await consumer.begin(), await consumer.begin()), (3, 3))
@@ -241,6 +242,21 @@ class HolderTests(ConsumerCase):
             self.assertEqual(await consumer.begin(wait_seconds=0), 3)
             async with self.log.consumer("late") as second:
                 await self.raises(CursorHeldError, second.begin(wait_seconds=0))
+
+    @asynchronous
+    async def test_held_and_left(self):
+        """A cursor that was new and held begins where that was found, also if its holder took no record."""
+        await self.begin()
+        async with self.log.consumer("late", from_="latest") as consumer:
+            self.assertEqual(await consumer.acquire(), 3)
+            self.assertEqual((await self.cursor("late")).position, 3)
+            await self.log.append(b"d")
+        async with self.log.consumer("late", from_="latest") as consumer:
+            self.assertEqual(await self.take(consumer, 1), [(3, b"d")])
+        async with self.log.consumer("from 1", from_=1) as consumer:
+            self.assertEqual(await consumer.acquire(), 1)
+        async with self.log.consumer("from 1") as consumer:
+            self.assertEqual(await self.take(consumer, 1), [(1, b"b")])
 
     @asynchronous
     async def test_latest_of_nothing(self):

@@ -138,6 +138,16 @@ class ConsumerTests(DeferredCase):
             await log.append(b"a")
             self.assertEqual((await anext(aiter(consumer))).value, b"a")
 
+    async def test_held_and_left(self):
+        """A cursor that was new and held begins where that was found, also if its holder took no record."""
+        cluster, log = await self.connected()
+        cluster.add_values(b"a")
+        async with log.consumer("late", from_="latest") as consumer:
+            self.assertEqual(await consumer.acquire(), 1)
+            await log.append(b"b")
+        async with log.consumer("late") as consumer:
+            self.assertEqual((await anext(aiter(consumer))).value, b"b")
+
     async def test_trimmed_to_the_end(self):
         """What was trimmed is told at once, also when the log holds nothing that could be read instead."""
         cluster, log = await self.connected()

@@ -6,6 +6,7 @@ import warnings
 from contextlib import aclosing
 
 from loghouse.client import AsyncGroupConsumer, membership
+from loghouse.client.cursors import AsyncCursors
 from loghouse.errors import (
     ClientUseError,
     ClosedError,
@@ -77,6 +78,40 @@ class GroupTests(GroupCase):
         for name in LOGS:
             cursor = await client.log(name).cursors().get("billing")
             self.assertEqual((cursor.position, cursor.holder), (0, ""))
+
+    @asynchronous
+    async def test_held_and_left(self):
+        """A log that was new to the group begins where that was found, also if its member took no record."""
+        client = await self.begin(LOGS[:1])
+        log = client.log(LOGS[0])
+        await log.append(b"a")
+        async with self.member(from_="latest") as consumer:
+            await self.has(consumer, 1)
+            self.assertEqual(consumer.positions, {LOGS[0]: 1})
+            await log.append(b"b")
+        async with self.member(from_="latest") as consumer:
+            self.assertEqual(await self.take(consumer, 1), [(LOGS[0], 1, b"b")])
+
+    @asynchronous
+    async def test_unanswered(self):
+        """A member that had a new log without hearing of it asks again, and begins where it was to begin."""
+        client = await self.begin(LOGS[:1])
+        log = client.log(LOGS[0])
+        await log.append(b"a")
+        self.patch(membership, "CALL_SECONDS", 0.2)
+        acquire, late = AsyncCursors.acquire, []
+
+        async def acquired_late(cursors, name, **options):
+            cursor = await acquire(cursors, name, **options)
+            if not late:
+                late.append(cursor)
+                await log.append(b"b")
+                await asyncio.get_running_loop().create_future()  # until it is given up
+            return cursor
+
+        self.patch(AsyncCursors, "acquire", acquired_late)
+        async with self.member(from_="latest") as consumer:
+            self.assertEqual(await self.take(consumer, 1), [(LOGS[0], 1, b"b")])
 
     @asynchronous
     async def test_done(self):

@@ -6,13 +6,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.client.consumer_settings import settings_of
 from loghouse.client.cursors import Cursor
+from loghouse.client.first_place import FirstPlace
 from loghouse.client.keeping import RETRY_SECONDS, Keeper
+from loghouse.client.records import Bounds
 from loghouse.errors import (
     CursorFencedError,
     CursorHeldError,
     DeadlineError,
     OutcomeUnknownError,
     UnavailableError,
+    UnknownCursorError,
 )
 from tests.fakes.clock_loop import timed
 
@@ -29,6 +32,8 @@ class PlayedLog:
         self.delay = 0.0
         self.asked = []  # (moment, what, ...)
         self.position = 10
+        self.is_known = True  # the cursor is there
+        self.next_offset = 2  # of the log that is read; one record comes before each look at it
 
     def cursors(self):
         return self
@@ -43,13 +48,20 @@ class PlayedLog:
         return Cursor("billing", self.position, 7, "me", "root", LEASE, LEASE)
 
     async def get(self, name, *, timeout_seconds=None):
-        return Cursor(name, self.position, 7, "", "root", LEASE, 0.0)
+        if not self.is_known:
+            raise UnknownCursorError(name)
+        return Cursor(name, self.position, 7, "me", "root", LEASE, 0.0)
 
     async def acquire(self, name, *, holder, lease_seconds, timeout_seconds=None):
+        self.is_known = True
         return await self._answer("acquire")
 
     async def advance(self, name, epoch, position, *, timeout_seconds=None):
         return await self._answer("advance", position)
+
+    async def bounds(self, *, timeout_seconds=None):
+        self.next_offset += 1
+        return Bounds(0, self.next_offset)
 
     async def renew(self, name, epoch, *, timeout_seconds=None):
         return await self._answer("renew")
@@ -67,9 +79,18 @@ class KeepingCase(SynchronousTestCase):
 
     def begin(self):
         self.log = PlayedLog()
-        settings = settings_of("billing", commit_seconds=1.0, lease_seconds=LEASE)
-        self.keeper = Keeper(self.log, settings, lambda work: asyncio.get_running_loop().create_task(work))
+        settings = settings_of("billing", holder="me", commit_seconds=1.0, lease_seconds=LEASE)
+        first = FirstPlace(self.log, "latest", None)
+        self.keeper = Keeper(
+            self.log, settings, lambda work: asyncio.get_running_loop().create_task(work), first
+        )
         return self.keeper
+
+    def begin_new(self):
+        """Begin with a cursor that is not there yet, and is to begin at 3, then (asked again) at 4."""
+        keeper = self.begin()
+        self.log.position, self.log.is_known = 0, False
+        return keeper
 
     def asked(self):
         """Return what was asked since the last time."""
@@ -90,6 +111,39 @@ class KeepingTests(KeepingCase):
         self.assertEqual(self.asked(), [(0.0, "acquire"), (2.0, "renew"), (4.0, "renew"), (6.0, "renew")])
         await keeper.abort()
         self.assertEqual(self.asked(), [])
+
+    @timed
+    async def test_first_place(self):
+        """Where a new cursor begins is committed before it is said to be held, and asked for until it is."""
+        keeper = self.begin_new()
+        self.log.delay = 0.125
+        self.log.script = [None, UnavailableError("no leader")]
+        with self.assertLogs("loghouse.client", "WARNING"):
+            await self.fails(UnavailableError, keeper.acquire())
+        self.assertEqual((await keeper.acquire()).committed, 3)
+        advances = [(moment, "advance", 3) for moment in (0.125, 0.25 + RETRY_SECONDS)]
+        self.assertEqual(self.asked(), [(0.0, "acquire"), *advances])
+        self.assertFalse(keeper.is_new)
+        await keeper.close(1.0)
+
+    @timed
+    async def test_first_place_of_a_second_try(self):
+        """One that was acquired without an answer begins where the first try found, not at 0."""
+        keeper = self.begin_new()
+        self.log.script = [DeadlineError("nobody answers")]
+        await self.fails(DeadlineError, keeper.acquire())
+        self.assertEqual((await keeper.acquire()).position, 3)
+        await keeper.close(1.0)
+
+    @timed
+    async def test_first_place_of_another(self):
+        """One that somebody else made meanwhile goes on where that one left it."""
+        keeper = self.begin_new()
+        self.log.script = [CursorHeldError(20, "billing", "other"), None]
+        self.log.position = 0
+        self.assertEqual((await keeper.acquire()).position, 0)
+        self.assertEqual([what for _, what, *_ in self.asked()], ["acquire", "acquire"])
+        await keeper.close(1.0)
 
     @timed
     async def test_asks_again(self):

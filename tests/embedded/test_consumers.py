@@ -45,6 +45,16 @@ class ConsumerTests(EmbeddedTestCase):
             consumer.commit()
             self.assertEqual(again.cursors().get("billing").position, 4)
 
+    def test_held_and_left(self):
+        """A cursor that was new and held begins where that was found, also if its holder took no record."""
+        with self.open() as log:
+            log.append(b"a")
+            with log.consumer("late", from_="latest") as consumer:
+                self.assertEqual(consumer.acquire(), 1)
+                log.append(b"b")
+        with self.open() as log, log.consumer("late") as consumer:
+            self.assertEqual(next(iter(consumer)).value, b"b")
+
     def test_emit(self):
         """Outputs and position go into the log together; an input is handled once."""
         with self.open() as log:
