@@ -289,6 +289,7 @@ APPEND_COST: Final = 1 * KIB  # of these for an append on top of its batch
 READ_COST: Final = 64 * KIB  # of these for any other request: its answer waits here, too
 PEER_QUEUE_SIZE_MAX: Final = 16 * MIB  # bytes waiting for one peer link; beyond it messages are dropped
 PEER_QUEUE_MAX: Final = 4096  # the same, counted
+PEER_ADDRESSES_MAX: Final = 2  # where one node is tried: the newest that was said, and the one that was true
 
 LOG_FILE_SIZE_MAX: Final = 10 * MIB
 LOG_FILES_MAX: Final = 10

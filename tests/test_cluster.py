@@ -295,7 +295,7 @@ class MembershipTests(TownTestCase):
             target=victim.log.member_id,
             message=message,
         )
-        _, link = liar.cluster.peers._by_key[victim.cluster.router.key_of(victim.name)]
+        link = dict(liar.cluster.peers.links())[victim.name]
         town.until(lambda: link.wire is not None and link.wire.is_up)
         wire = link.wire
         link.send_raft(forged)

@@ -11,7 +11,7 @@ from loghouse.cluster.discovery import ANSWER_SECONDS_MAX, JOIN_LOOKS_EAGER, LOO
 from loghouse.cluster.peers import AcceptedPeers, PeerSet
 from loghouse.cluster.twins import APART_SECONDS, Twins
 from loghouse.gossip.members import MemberKey
-from loghouse.limits import TWINS_MAX
+from loghouse.limits import PEER_ADDRESSES_MAX, TWINS_MAX
 from loghouse.net.peer import PeerState
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.session import LinkUp
@@ -66,8 +66,11 @@ class PeerSetTests(SynchronousTestCase):
             return self.made[-1]
 
         self.patch(peers, "PeerLink", make)
+        self.clock = Clock()
         self.peers = PeerSet(
-            lambda address, link, said: self.ups.append((address, link, said.node_name)), self.lost.append
+            lambda address, link, said: self.ups.append((address, link, said.node_name)),
+            self.lost.append,
+            self.clock.seconds,
         )
         self.peers.start("context")
 
@@ -83,12 +86,56 @@ class PeerSetTests(SynchronousTestCase):
         self.assertEqual(len(self.made), 2)
 
     def test_moved(self):
-        """A node that moved gets another link, and the old one says goodbye."""
+        """A node that moved is tried at both addresses until one answers; the other is given up later."""
         self.peers.send(A, "h:1", "x")
         self.peers.send(A, "h:2", "y")
         old, new = self.made
-        self.assertEqual((old.stopped, old.sent, new.stopped), ("you moved", [("x", 0)], None))
+        self.assertEqual((old.address, old.sent), (("h", 1), [("x", 0)]))
         self.assertEqual((new.address, new.sent), (("h", 2), [("y", 0)]))
+        new.up(A)
+        self.peers.send(A, "h:1", "z")
+        self.assertEqual((new.sent[1:], old.dials, old.stopped), ([("z", 0)], 1, None))
+        self.clock.advance(peers.UNASKED_SECONDS_MAX)
+        self.peers.send(A, "h:2", "u")
+        self.assertIsNone(old.stopped)
+        self.clock.advance(0.001)
+        self.peers.send(A, "h:2", "v")
+        self.assertEqual((old.stopped, new.stopped, new.sent[2:]), ("you moved", None, [("u", 0), ("v", 0)]))
+        self.assertEqual(self.peers.links(), [("a", new)])
+
+    def test_hearsay(self):
+        """An address that was only heard of cuts no link: only pings go there, until the node answers."""
+        self.peers.send_raft(A, "h:1", "raft 1")
+        [true] = self.made
+        true.up(A)
+        for _ in range(2):
+            self.assertTrue(self.peers.send_raft(A, "evil:1", "raft 2"))
+            self.assertTrue(self.peers.send_to(A, "evil:1", "ping there"))
+            self.assertTrue(self.peers.send_to(A, "h:1", "ping here"))
+            self.clock.advance(peers.UNASKED_SECONDS_MAX + 1)
+        _, evil = self.made
+        self.assertEqual(true.sent, ["raft 1", "raft 2", ("ping here", 0), "raft 2", ("ping here", 0)])
+        self.assertEqual((evil.sent, evil.dials), ([("ping there", 0)] * 2, 2))
+        self.assertEqual((true.stopped, evil.stopped), (None, None))
+        self.assertEqual((self.peers.hello_of(A).node_name, self.peers.links()), ("a", [("a", true)]))
+        evil.up(B)  # and not the one that it was said to be
+        self.assertFalse(self.peers.send_to(A, "evil:1", "ping there"))
+        self.peers.keep(set())
+        self.assertEqual((true.stopped, evil.stopped), ("no longer of this cluster",) * 2)
+
+    def test_many_addresses(self):
+        """A node is tried at two addresses at most, and never given up where it answers."""
+        for number in range(20):
+            self.peers.send_to(A, f"h:{number + 1}", "ping")
+            self.clock.advance(1)
+            if number == 0:
+                self.made[0].up(A)
+        there = [link.address[1] for link in self.made if link.stopped is None]
+        self.assertEqual(there, [1, 20])
+        self.assertEqual(len(there), PEER_ADDRESSES_MAX)
+        self.made[0].state = PeerState.WAITING  # it answers nowhere: the one that was asked longest ago goes
+        self.peers.send_to(A, "h:21", "ping")
+        self.assertEqual([link.address[1] for link in self.made if link.stopped is None], [20, 21])
 
     def test_another_disk_answers(self):
         """Nothing meant for a node goes to another disk under its name, while it is known to answer there."""

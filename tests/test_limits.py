@@ -191,6 +191,7 @@ class PeerTests(LimitCase):
             QUIET_SIZE_MAX=40 * KIB,
             PEER_QUEUE_SIZE_MAX=16 * MIB,
             PEER_QUEUE_MAX=4096,
+            PEER_ADDRESSES_MAX=2,
             SOCKET_BUFFER_SIZE=512 * KIB,
         )
 

@@ -108,7 +108,7 @@ class Cluster:
         # The removed names that are cut off by now; a name that is let back in goes out again.
         self._shut_out_names: frozenset[str] = frozenset()
         self._drops: dict[str, IDelayedCall] = {}  # the calls that will cut removed nodes off, by name
-        self.peers = PeerSet(self._link_up, self._peer_lost)  # dialled links, by node; the object is fixed
+        self.peers = PeerSet(self._link_up, self._peer_lost, clock.seconds)  # dialled links, by node; fixed
         # Which frame goes to whom; open while this node takes part in a cluster.
         self.router = Router(
             node, self.peers, roster=self.roster, twins=self.twins, owner=self, now=clock.seconds
@@ -333,7 +333,7 @@ class Cluster:
                 if outgoing.target is None:
                     self.peers.send_to_seed(outgoing.address, outgoing.message)
                 else:
-                    self.peers.send(outgoing.target, outgoing.address, outgoing.message)
+                    self.peers.send_to(outgoing.target, outgoing.address, outgoing.message)
             for event in ready.events:
                 self._member_changed(event)
             if ready.book is not None:

@@ -115,7 +115,7 @@ class FakeNode:
 class FakePeers:
     """Dialled links; `hellos` are those that are up."""
 
-    def __init__(self, link_up, link_lost):
+    def __init__(self, link_up, link_lost, monotonic):
         self.link_up, self.link_lost = link_up, link_lost
         self.calls, self.kept, self.hellos, self.fresh = [], [], {}, []
 
@@ -128,6 +128,9 @@ class FakePeers:
     def send(self, key, address, message, *, group=0):
         self.calls.append((key, address, message))
         return True
+
+    def send_to(self, key, address, message):
+        self.calls.append((key, address, message))
 
     def send_to_seed(self, address, message):
         self.calls.append((None, address, message))

@@ -302,6 +302,17 @@ MEMBERSHIP = (
         by="test_cluster:MembershipTests.test_emptied_namesake",
     ),
     bug(
+        "hearsay-cuts-a-link",
+        "found here: row 19 of the attacks",
+        "What anybody says of a member's address cuts it off from those who hear that.",
+        (
+            "loghouse.cluster.peers:PeerSet._link_that_is_up",
+            "if link.state is PeerState.UP or",
+            "if link is not None or",
+        ),
+        by="test_cluster_parts:PeerSetTests.test_hearsay",
+    ),
+    bug(
         "id-of-a-former-life",
         "found here: removed and let in again while away",
         "A node believes its own log about its id rather than who added it again.",
