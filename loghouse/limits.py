@@ -205,7 +205,8 @@ REST_LIVE_SECONDS: Final = 0.1  # ... so long until the next: 2,000 records a se
 UNREPORTED_BATCHES_MAX: Final = 1024  # failed ones whose errors no caller got yet; more are only counted
 FASTSTREAM_WORKERS_MAX: Final = 256  # of a subscriber: each holds some records that wait for it
 FASTSTREAM_PRODUCERS_MAX: Final = 64  # of a broker: a cluster remembers 4,096, and replies may name any log
-# Of a Deferred producer whose buffer is full, or of a consumer's emits, when nobody waits: so many, and ...
+# Of a Deferred client's calls, of its producer whose buffer is full, or of a consumer's emits, when nobody
+# waits: so many, and ...
 WAITING_APPENDS_MAX: Final = 4096
 WAITING_SIZE_MAX: Final = 64 * MIB  # ... so many bytes, the last append beyond it
 

@@ -3,6 +3,7 @@
 import gc
 import threading
 import warnings
+from functools import partial
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, inlineCallbacks
@@ -28,7 +29,9 @@ from loghouse.errors import (
     ExpectOffsetError,
     InvalidRequestError,
     OutcomeUnknownError,
+    ResourceExhaustedError,
 )
+from loghouse.limits import MIB, WAITING_APPENDS_MAX, WAITING_SIZE_MAX
 from tests.client.deferred_case import DeferredCase, client_threads, in_a_thread
 from tests.client.test_place import in_child
 from tests.fakes.node import HANG
@@ -100,6 +103,33 @@ class CallTests(DeferredCase):
         self.assertEqual([server.name for server in (await log.servers()).servers], ["n1"])
         self.assertEqual((await log.status()).term, 4)
         self.assertEqual(cluster.values, [b"a", b"0", b"1", b"2"])
+
+    async def test_appends_that_nobody_awaits(self):
+        """Who does not wait for answers is refused at a bound, by count and by bytes, and may go on later."""
+        cluster, log = await self.connected()
+        cluster.nodes[0].hold()
+        large = [bytes(7 * MIB)]
+        for append, count_max in (
+            (partial(log.append, b"x"), WAITING_APPENDS_MAX),
+            (partial(log.append_batch, large), WAITING_SIZE_MAX // len(large[0]) + 1),
+        ):
+            waiting = [append() for _ in range(count_max)]
+            other = log.log("default").cursors().list()  # which counts with them
+            for refused in (append(), other):
+                error = await self.raises(ResourceExhaustedError, refused)
+                self.assertEqual((error.resource, error.may_retry), ("client", True))
+                self.assertIn(
+                    "wait for the Deferred of each before the next one, or use producer()", str(error)
+                )
+            waiting[0].cancel()
+            await self.raises(CancelledError, waiting[0])
+            waiting.append(append())
+            self.assertFalse(waiting[-1].called)
+            for one in waiting[1:]:
+                one.cancel()
+                await self.raises(CancelledError, one)
+        cluster.nodes[0].release()
+        self.assertGreaterEqual(await log.append(b"y"), 0)
 
     async def test_other_logs(self):
         """Another log is made, used and deleted."""

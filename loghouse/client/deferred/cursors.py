@@ -18,8 +18,8 @@ _A = TypeVar("_A")
 class RunOnLoop(Protocol):
     """What runs a coroutine on the client's loop."""
 
-    def __call__(self, work: Coroutine[Any, Any, _T]) -> Deferred[_T]:
-        """Return the coroutine's result."""
+    def __call__(self, work: Coroutine[Any, Any, _T], size: int = 0) -> Deferred[_T]:
+        """Return the coroutine's result; its arguments have so many bytes."""
 
 
 class Wrapped(Protocol):
@@ -30,17 +30,21 @@ class Wrapped(Protocol):
 
 
 def deferred(
-    owner: str, method: Callable[Concatenate[_A, _P], Coroutine[Any, Any, _T]], text: str
+    owner: str,
+    method: Callable[Concatenate[_A, _P], Coroutine[Any, Any, _T]],
+    text: str,
+    size: Callable[..., int] = lambda *_, **__: 0,
 ) -> Callable[Concatenate[Any, _P], Deferred[_T]]:
     """Return the method of the class `owner` that gives a Deferred of what one of an asyncio client returns.
 
     Args:
         text: Begins its docstring.
+        size: Counts the bytes of the arguments.
     """
 
     @wraps(method)
     def start(self: Wrapped, /, *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
-        return self._run(method(self._inner, *args, **kwargs))
+        return self._run(method(self._inner, *args, **kwargs), size(*args, **kwargs))
 
     start.__qualname__ = f"{owner}.{start.__name__}"
     start.__doc__ = f"{text}; see `{method.__qualname__}`."

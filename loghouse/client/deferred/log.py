@@ -21,7 +21,7 @@ from loghouse.client.fields import values_of
 from loghouse.client.log import AsyncLog
 from loghouse.client.pages import in_order
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
-from loghouse.client.records import Batch, Record
+from loghouse.client.records import Batch, NewRecord, Record
 from loghouse.client.starts import Compression, Start
 from loghouse.errors import LoghouseError
 
@@ -38,12 +38,17 @@ class DeferredLog:
         self.log_name = log.log_name
         self._inner = log
         self._opened = opened
-        self._run = opened.run
+        self._run = opened.call
         self._owner = owner
 
     # --- appending ------------------------------------------------------------------------
 
-    append = deferred("DeferredLog", AsyncLog.append, "Append one record and return its offset")
+    append = deferred(
+        "DeferredLog",
+        AsyncLog.append,
+        "Append one record and return its offset",
+        size=lambda value, *, key=None, **_: _size_of((value, key)),
+    )
 
     def append_batch(
         self,
@@ -66,7 +71,8 @@ class DeferredLog:
                 expect_offset=expect_offset,
                 cursor=cursor,
                 timeout_seconds=timeout_seconds,
-            )
+            ),
+            _size_of(given),
         )
 
     def producer(
@@ -216,3 +222,9 @@ def inner_of(into: DeferredLog | None) -> AsyncLog | None:
     """Return the asyncio log of one that is to keep cursors."""
     found = checked_into(into, DeferredLog)
     return None if found is None else found._inner
+
+
+def _size_of(values: Iterable[Any]) -> int:
+    """Return the bytes of values and records. Headers are small, and few; what is wrong is said later."""
+    given = (value.value if isinstance(value, NewRecord) else value for value in values)
+    return sum(len(value) for value in given if isinstance(value, bytes))

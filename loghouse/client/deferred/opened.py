@@ -14,7 +14,8 @@ from twisted.internet.task import deferLater
 from loghouse.client.asynchronous import AsyncClient
 from loghouse.client.deferred.loops import ClientLoop, Last, loop_of
 from loghouse.client.exiting import EXIT_SECONDS
-from loghouse.errors import ClientUseError, ClosedError, LoghouseError
+from loghouse.errors import ClientUseError, ClosedError, LoghouseError, ResourceExhaustedError
+from loghouse.limits import WAITING_APPENDS_MAX, WAITING_SIZE_MAX
 
 T = TypeVar("T")
 _logger: Final = logging.getLogger("loghouse.client")
@@ -53,6 +54,8 @@ class OpenedClient:
         self._thread = threading.get_ident()  # the one that uses it, from the first use on
         self._trigger: Any = None  # runs `_stop`; None before the first use, and once the reactor stops
         self._calls: set[Deferred[Any]] = set()  # that are not answered, without those that may never be
+        self._asked_count = 0  # of them those that the program asked for by `call`
+        self._asked_size = 0  # bytes of what it gave for these
         self._news: list[Deferred[None]] = []  # fired when one of them is answered, or a producer got on
         self._closed: Deferred[None] | None = None  # from the moment on at which it closes
 
@@ -98,6 +101,31 @@ class OpenedClient:
             self._calls.add(answer)
             answer.addBoth(self._answered, answer)
         return answer
+
+    def call(self, work: Coroutine[Any, Any, T], size: int = 0) -> Deferred[T]:
+        """As `run`, what a program asks for in any number, and whose arguments have so many bytes.
+
+        Raises:
+            ResourceExhaustedError: Too much of it is not answered; nothing is asked for.
+        """
+        if self._asked_count >= WAITING_APPENDS_MAX or self._asked_size > WAITING_SIZE_MAX:
+            work.close()
+            return fail(
+                ResourceExhaustedError(
+                    "client",
+                    f"{self._asked_count} calls are not answered yet; "
+                    "wait for the Deferred of each before the next one, or use producer()",
+                )
+            )
+
+        def answered(result: Any) -> Any:
+            self._asked_count -= 1
+            self._asked_size -= size
+            return result
+
+        self._asked_count += 1
+        self._asked_size += size
+        return self.run(work).addBoth(answered)
 
     def _answered(self, result: Any, answer: Deferred[Any]) -> Any:
         self._calls.discard(answer)
