@@ -24,7 +24,7 @@ from loghouse.runtime.scheduling import Cancellable, Later
 LINGER_CALLERS_MIN: Final = 6
 """With fewer callers no entry waits for company: they would wait for each other, and gain little by it."""
 LINGER_SECONDS_PER_CALLER: Final = 0.00025
-LINGER_SECONDS_MAX: Final = 0.008
+LINGER_SECONDS_MAX: Final = 0.016
 CALLERS_FORGOTTEN: Final = 1 / 16
 """The part of the callers seen before that each entry takes away at whose end there are fewer."""
 
