@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from bench.compare.rabbitmq import is_whole, leader_of, node_name
 from bench.compare.runner import compare
 from bench.compare.shape import SHAPES, Append, Failover, Read, shape_of
 from loghouse.testing.process import Certificates
+from tests.processes import in_children
 
 
 class FakePeer(Peer):
@@ -209,6 +211,82 @@ class RunnerTests(CompareCase):
         self.assertEqual(run_client(program, ["one"]), {"word": "one"})
         with self.assertRaisesRegex(ClientError, "no such word$"):
             run_client([sys.executable, "-c", "raise SystemExit('no such word')"], [])
+
+
+# A run of two peers whose nodes only wait. Both say what they do, and end their nodes on a word.
+TERMINATED = """
+import sys, time
+from pathlib import Path
+from bench.compare import __main__ as program
+from bench.compare.peer import Peer, Servers
+from bench.compare.shape import shape_of
+
+class Waiting(Peer):
+    version, durability = "v1", "none"
+
+    def __init__(self, name="Loghouse"):
+        self.name, self.servers = name, Servers()
+
+    def install(self):
+        pass
+
+    def start(self, folder, certificates):
+        for number in range(3):
+            self.servers.start(["sleep", "60"], folder / "out")
+        print(self.name, *self.servers.pids, flush=True)
+
+    def append(self, shape):
+        print("measuring", flush=True)
+        time.sleep(60)
+
+    def pids(self):
+        return self.servers.pids
+
+    def stop(self):
+        print("ending", flush=True)
+        sys.stdin.readline()
+        self.servers.stop()
+
+    client = pid_of = mend = None
+
+program.Loghouse = Waiting
+program.measure([Waiting("peer")], [shape_of("1k64")], 1, Path(sys.argv[1]) / "figures.json")
+"""
+
+
+@in_children
+class TerminatedTests(CompareCase):
+    """A comparison that a time limit ends."""
+
+    def test_terminated(self):
+        """SIGTERM, also twice, ends the nodes of both sides, and the folder with their records is gone."""
+        scratch = self.folder / "scratch"
+        scratch.mkdir()
+        child = subprocess.Popen(
+            [sys.executable, "-c", TERMINATED, self.folder],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONPATH": "", "BENCH_DIR": str(scratch)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(child.wait)
+        self.addCleanup(child.kill)
+        self.addCleanup(child.stdout.close)
+        self.addCleanup(child.stdin.close)
+        words = [child.stdout.readline().split() for _ in range(3)]
+        self.assertEqual([said[0] for said in words], ["Loghouse", "peer", "measuring"])
+        pids = [int(pid) for said in words[:2] for pid in said[1:]]
+        self.assertEqual(len(pids), 6)
+        for _ in range(2):
+            child.send_signal(signal.SIGTERM)
+            self.assertEqual(child.stdout.readline(), "ending\n")
+            child.stdin.write("\n")
+            child.stdin.flush()
+        self.assertEqual(child.wait(30), 1)
+        for pid in pids:
+            self.assertRaises(ProcessLookupError, os.kill, pid, 0)
+        self.assertEqual(list(scratch.iterdir()), [])
 
 
 class ShapeTests(SynchronousTestCase):
