@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final
+from copy import copy
+from typing import Any, ClassVar, Final, Self
 
 
 def _again(kind: type[PortableError], args: tuple[Any, ...], attributes: dict[str, Any]) -> PortableError:
@@ -24,6 +25,16 @@ class PortableError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (type(self), self.args, dict(vars(self)))
+
+    def anew(self) -> Self:
+        """Return a copy to raise of an error that is kept: itself it would keep the traceback."""
+        error = copy(self)
+        error.__cause__ = self.__cause__
+        return error
+
+    def is_like(self, other: BaseException) -> bool:
+        """Whether this is another one, or a copy of it."""
+        return type(self) is type(other) and str(self) == str(other)
 
 
 class LoghouseError(PortableError):

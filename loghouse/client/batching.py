@@ -181,7 +181,7 @@ class OutgoingBatch:
         """
         if self.error is not None:
             self.is_reported = True
-            raise self.error
+            raise self.error.anew()
         return self.base_offset + place
 
 

@@ -138,7 +138,7 @@ class _BlockingConsumer(CrossingConsumer[_C]):
         """Raise unless this consumer can do something."""
         self._place.check_process()
         if self._inner.failure is not None:
-            raise self._inner.failure
+            raise self._inner.failure.anew()
         if not self._is_open:
             raise ClientUseError("this consumer is not open; use `with`")
 

@@ -307,7 +307,7 @@ class Connection(asyncio.BufferedProtocol):
         """Queue a request and return its stream."""
         try:
             if not self.is_up:
-                raise self._failure or UnavailableError("the connection is closing")
+                raise self._failure.anew() if self._failure else UnavailableError("the connection is closing")
             return self._session.request(request, group=group)
         except LoghouseError as error:
             self._room.give_back()

@@ -59,7 +59,7 @@ class ConsumerBase(ABC, Generic[_Answer, _Batch, _Record]):
         try:
             await self._close(LEAVE_SECONDS)
         except LoghouseError as own:  # the error of the block is the one to tell
-            if own is not error:
+            if not own.is_like(error):
                 error.add_note(f"its consumer failed, too: {own}")
 
     # --- what there is to do ----------------------------------------------------------------
@@ -184,7 +184,7 @@ class ConsumerBase(ABC, Generic[_Answer, _Batch, _Record]):
             LoghouseError: Why it cannot go on.
         """
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.anew()
         if self._inner.is_ending:
             raise ClosedError("the consumer is closed")
         if not self._is_open:

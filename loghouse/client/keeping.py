@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from copy import copy
 from typing import Final, NamedTuple, Protocol
 
 from loghouse.client.consumer_settings import ConsumerSettings
@@ -142,7 +141,7 @@ class Keeper:
             self._task = self._spawn(self._run())
         while self.holding is None:
             if self._held is not None and until is not None and self._now >= until:
-                raise copy(self._held)  # which is kept, and would keep its traceback, and so the consumer
+                raise self._held.anew()
             await self._wait_for_news(until if self._held is not None else None)
             self.check()
         if self.holding.committed < self._begins_at:
@@ -157,7 +156,7 @@ class Keeper:
             ClosedError: The consumer is closed.
         """
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.anew()
         if self.is_finishing:
             raise ClosedError("the consumer is closed")
 
@@ -241,7 +240,7 @@ class Keeper:
         waiting, self._waiting, self._waiting_size = self._waiting, deque(), 0
         for emit in waiting:
             if emit.taken is not None and not emit.taken.done():
-                emit.taken.set_exception(copy(error))
+                emit.taken.set_exception(error.anew())
 
     async def commit(self) -> None:
         """Return once everything that is done is durable.
@@ -257,7 +256,7 @@ class Keeper:
         failed_before = self._problem_count
         while holding.committed < goal:
             if self.failure is not None:
-                raise self.failure
+                raise self.failure.anew()
             if not self.is_at_work:
                 raise ClosedError("the consumer was closed before emits that waited were taken")
             self._raise_problem(failed_before)
@@ -295,7 +294,7 @@ class Keeper:
         finally:
             await self.abort()
         if self.failure is not None and not self.is_committed:
-            raise self.failure
+            raise self.failure.anew()
 
     async def abort(self) -> None:
         """End at once: nothing is committed any more, and the cursor is not released."""
@@ -310,7 +309,7 @@ class Keeper:
 
     def _raise_problem(self, failed_before: int) -> None:
         if self._problem is not None and self._problem_count != failed_before:
-            raise copy(self._problem)  # as above
+            raise self._problem.anew()
 
     # --- the task ---------------------------------------------------------------------------
 

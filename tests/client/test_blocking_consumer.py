@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import weakref
 from types import SimpleNamespace
 
 from loghouse.client import Consumer, GroupConsumer, connect_blocking
@@ -227,6 +228,28 @@ class ConsumerTests(BlockingConsumerCase):
             self.assertIn("'billing' was dropped", " ".join(str(one.message) for one in caught))
             with log.consumer("billing") as following:
                 self.assertEqual(following.acquire(), 1)
+
+        await self.blocking(work)
+
+    @asynchronous
+    async def test_failed_and_dropped(self):
+        """What a consumer failed by, and raises each time, does not keep it once nobody has it any more."""
+
+        def used(consumer):
+            next(iter(consumer))
+
+        def work(log):
+            consumer = log.consumer("billing").__enter__()
+            used(consumer)
+            log.cursors().set("billing", 0)
+            consumer.done()
+            self.assertRaises(CursorFencedError, consumer.commit)
+            self.assertRaises(CursorFencedError, used, consumer)
+            log.bounds()  # the loop has nothing left that holds it
+            left = weakref.ref(consumer)
+            del consumer
+            gc.collect()
+            self.assertIsNone(left())
 
         await self.blocking(work)
 

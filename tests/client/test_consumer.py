@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import warnings
+import weakref
 from contextlib import aclosing
 
 from loghouse.client import AsyncConsumer, holding, keeping
@@ -370,6 +371,33 @@ class UseTests(ConsumerCase):
         self.assertIn(ResourceWarning, [one.category for one in caught])
         async with self.log.consumer("billing") as other:
             self.assertEqual(await self.take(other, 1), [(1, b"b")])
+
+    @asynchronous
+    async def test_failed_and_dropped(self):
+        """What a consumer failed by, and raises each time, does not keep it once nobody has it any more."""
+        await self.begin()
+        consumer = await self.log.consumer("billing").__aenter__()
+        await self.take(consumer, 1)
+        await self.log.cursors().set("billing", 0)
+        consumer.done()
+        await self.raises(CursorFencedError, consumer.commit())
+        await self.raises(CursorFencedError, self.take(consumer, 1))
+        left = weakref.ref(consumer)
+        del consumer
+        gc.collect()
+        self.assertIsNone(left())
+
+    @asynchronous
+    async def test_told_once(self):
+        """An error that ends the block, and that its end has to tell as well, is told once."""
+        await self.begin()
+        with self.assertRaises(CursorFencedError) as raised:
+            async with self.log.consumer("billing") as consumer:
+                await self.take(consumer, 1)
+                await self.log.cursors().set("billing", 0)
+                consumer.done()
+                await consumer.commit()
+        self.assertEqual(getattr(raised.exception, "__notes__", []), [])
 
 
 ConsumerGrpcTests = over_grpc(ConsumerTests)

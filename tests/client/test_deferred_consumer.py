@@ -2,11 +2,18 @@
 
 import gc
 import sqlite3
+import weakref
 
 from twisted.internet.defer import CancelledError, ensureDeferred
 
 from loghouse.client.deferred import opened
-from loghouse.errors import ClientUseError, ClosedError, CursorTrimmedError, ResourceExhaustedError
+from loghouse.errors import (
+    ClientUseError,
+    ClosedError,
+    CursorFencedError,
+    CursorTrimmedError,
+    ResourceExhaustedError,
+)
 from loghouse.limits import MIB, WAITING_APPENDS_MAX, WAITING_SIZE_MAX
 from tests.client.deferred_case import DeferredCase, in_a_thread
 from tests.client.test_open_consumers import collected
@@ -208,6 +215,23 @@ class EndTests(DeferredCase):
         self.assertIn("'billing' was dropped", *told)
         async with log.consumer("billing") as other:
             self.assertEqual(await other.acquire(), 1)
+
+    async def test_failed_and_dropped(self):
+        """What a consumer failed by, and raises each time, does not keep it once nobody has it any more."""
+        cluster, log = await self.connected()
+        cluster.add_values(b"a", b"b")
+        consumer = await self.entered(log, done=1)
+        await log.cursors().set("billing", 0)
+        await self.raises(CursorFencedError, consumer.commit())
+        await self.raises(CursorFencedError, self.used(consumer))
+        await log.bounds()  # the loop has nothing left that holds it
+        left = weakref.ref(consumer)
+        del consumer
+        gc.collect()
+        self.assertIsNone(left())
+
+    async def used(self, consumer):
+        await anext(aiter(consumer))
 
     async def test_dropped_with_its_client(self):
         """When nobody has the client any more either, what was done is committed first."""

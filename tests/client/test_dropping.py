@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
+import weakref
 from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -69,6 +70,22 @@ class AsyncDropTests(WarningsCase):
         del producer
         (text,) = self.warned
         self.assertIn(f"1 record was not appended, and nobody was told: {REFUSED}", text)
+
+    @asynchronous
+    async def test_failed_and_dropped(self):
+        """An error that a delivery raised does not keep the producer once nobody has it any more."""
+        cluster, log = await self.connected(1)
+        cluster.nodes[0].faults["ProduceBatchStream"] = [REFUSED]
+
+        async def told(producer):
+            await (await producer.append(b"a"))
+
+        producer = log.producer(linger_ms=0)
+        await self.raises(PermissionDeniedError, told(producer))
+        left = weakref.ref(producer)
+        del producer
+        gc.collect()
+        self.assertIsNone(left())
 
     @asynchronous
     async def test_nothing_to_warn_of(self):

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import warnings
+import weakref
 from contextlib import aclosing
 
 from loghouse.client import AsyncGroupConsumer, membership
@@ -416,6 +417,20 @@ class RefusalTests(GroupCase):
             await self.raises(PermissionDeniedError, self.take(consumer, 1))
             with self.assertRaises(PermissionDeniedError):
                 consumer.done()
+
+    @asynchronous
+    async def test_failed_and_dropped(self):
+        """What a member failed by, and raises each time, does not keep it once nobody has it any more."""
+        await self.begin(LOGS[:1])
+        for node in self.cluster_.nodes:
+            for log in node.logs.values():
+                log._node.failure = PermissionDeniedError("root", "consume", LOGS[0])
+        consumer = await self.member().__aenter__()
+        await self.raises(PermissionDeniedError, self.take(consumer, 1))
+        left = weakref.ref(consumer)
+        del consumer
+        gc.collect()
+        self.assertIsNone(left())
 
 
 class EndTests(GroupCase):
