@@ -141,8 +141,12 @@ _TRIM: Final = Struct("lowest_offset" / Int64ub, Terminated)
 _PRODUCER: Final = Struct("subject" / SHORT_TEXT, Terminated)
 
 
+@lru_cache(maxsize=16)
 def encode_configuration(configuration: Configuration) -> bytes:
-    """Return the payload of a configuration entry."""
+    """Return the payload of a configuration entry.
+
+    The last few are remembered: each new segment's state has the same one, and an append waits for that.
+    """
     return bytes(_CONFIGURATION.build(plain(configuration)))
 
 

@@ -199,6 +199,11 @@ def check_follows(before: LogState | Entry, entry: Entry) -> None:
 
 
 _BATCH: Final = struct.Struct(">IQIQ")
+# Twins of parts of `_WIRE` below, which a test holds equal: an append waits for the state of a new segment.
+_HEAD: Final = struct.Struct(">QQQQQQ")  # `_NUMBERS`
+_SIZE: Final = struct.Struct(">I")
+_PRODUCER: Final = struct.Struct(">QB")  # id, bytes of the subject
+_BIRTH: Final = struct.Struct(">QQ")  # index, timestamp
 _NUMBERS: Final = ("index", "term", "timestamp", "next_offset", "lowest_offset", "configuration_index")
 _WIRE: Final = Struct(
     *(name / Int64ub for name in _NUMBERS),
@@ -227,35 +232,30 @@ _WIRE: Final = Struct(
 def encode_log_state(state: LogState) -> bytes:
     """Return the bytes of a state, as in `<base>.state` and in a snapshot."""
     has_cursors = state.cursors.last_index > 0
-    return bytes(
-        _WIRE.build(
-            {
-                **{name: getattr(state, name) for name in _NUMBERS},
-                "configuration": encode_configuration(state.configuration),
-                "producers": [
-                    {
-                        "id": id_,
-                        "subject": producer.subject,
-                        "batch_count": len(producer.batches),
-                        "batches": b"".join(
-                            _BATCH.pack(b.sequence, b.base_offset, b.record_count, b.index)
-                            for b in producer.batches
-                        ),
-                    }
-                    for id_, producer in state.producers.items()
-                ],
-                "birth": _birth_fields(state.birth, wanted=has_cursors),
-                "cursors": encode_cursors(state.cursors) if has_cursors else None,
-            }
-        )
-    )
+    pieces = [
+        _HEAD.pack(*[getattr(state, name) for name in _NUMBERS]),
+        _sized(encode_configuration(state.configuration)),
+        _sized(b"".join([_encode_producer(*item) for item in state.producers.items()])),
+    ]
+    birth = state.birth
+    if birth is not None:
+        payload = encode_birth(birth.group, birth.configuration)
+        pieces += [_BIRTH.pack(birth.index, birth.timestamp), _sized(payload)]
+    elif has_cursors:
+        pieces += [_BIRTH.pack(0, 0), _sized(b"")]
+    if has_cursors:
+        pieces.append(_sized(encode_cursors(state.cursors)))
+    return b"".join(pieces)
 
 
-def _birth_fields(birth: Birth | None, *, wanted: bool) -> dict[str, object] | None:
-    if birth is None:
-        return {"index": 0, "timestamp": 0, "payload": b""} if wanted else None
-    payload = encode_birth(birth.group, birth.configuration)
-    return {"index": birth.index, "timestamp": birth.timestamp, "payload": payload}
+def _sized(content: bytes) -> bytes:
+    return _SIZE.pack(len(content)) + content
+
+
+def _encode_producer(id_: int, producer: ProducerState) -> bytes:
+    subject = producer.subject.encode()
+    batches = [_BATCH.pack(b.sequence, b.base_offset, b.record_count, b.index) for b in producer.batches]
+    return b"".join((_PRODUCER.pack(id_, len(subject)), subject, bytes((len(batches),)), *batches))
 
 
 def decode_log_state(data: bytes) -> LogState:

@@ -15,7 +15,7 @@ from construct import Const, ConstructError, Int16ub, Struct
 from loghouse.errors import DataDirectoryError, EntryDamagedError
 from loghouse.limits import STORE_HEADER_SIZE
 from loghouse.protocol.entry import crc32c, frame_seed, with_crc, without_crc
-from loghouse.protocol.fields import U32, U64, Uuid, plain, read_fields, struct_of
+from loghouse.protocol.fields import U32, U64, Uuid, read_fields, struct_of
 
 FORMAT_VERSION: Final = 1
 MAGIC: Final = b"LOGHOUSE"
@@ -36,7 +36,18 @@ class StoreHeader:
 
     def encode(self) -> bytes:
         """Return the bytes at the start of the store."""
-        return with_crc(_HEADER.build({"version": FORMAT_VERSION, "reserved": 0, **plain(self)}))
+        return with_crc(
+            _PACKED.pack(
+                MAGIC,
+                FORMAT_VERSION,
+                0,
+                self.group,
+                self.cluster,
+                self.base_index,
+                self.base_offset,
+                self.previous_term,
+            )
+        )
 
     @classmethod
     def decode(cls, block: bytes, path: str = "this file") -> StoreHeader:
@@ -68,6 +79,8 @@ class StoreHeader:
 _HEADER: Final = Struct(
     "magic" / Const(MAGIC), "version" / Int16ub, "reserved" / Int16ub, *struct_of(StoreHeader).subcons
 ).compile()
+# Its twin, which a test holds equal: an append waits for the header of a new segment.
+_PACKED: Final = struct.Struct(">8sHHI16sQQQ")
 
 
 @dataclass(slots=True)  # made for every append: not frozen

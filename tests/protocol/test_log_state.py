@@ -18,7 +18,13 @@ from loghouse.protocol.configuration import (
     encode_producer,
 )
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
-from loghouse.protocol.log_state import LogState, check_follows, decode_log_state, encode_log_state
+from loghouse.protocol.log_state import (
+    _WIRE,
+    LogState,
+    check_follows,
+    decode_log_state,
+    encode_log_state,
+)
 
 SEED = frame_seed(bytes(16), 1)
 
@@ -180,7 +186,9 @@ class LogStateBytesTests(SynchronousTestCase):
                     follow(state, EntryKind.TRIM, rng.randrange(9).to_bytes(8, "big"))
                 else:
                     follow(state, record_count=rng.randrange(1, 9), timestamp=state.timestamp + 5)
-            found = decode_log_state(encode_log_state(state))
+            encoded = encode_log_state(state)
+            self.assertEqual(_WIRE.build(_WIRE.parse(encoded)), encoded, "the declared layout")
+            found = decode_log_state(encoded)
             self.assertEqual(found, state)
             self.assertEqual(list(found.producers), list(state.producers))
 

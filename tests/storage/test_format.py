@@ -23,7 +23,7 @@ from loghouse.storage.hard_state import Slot
 from loghouse.storage.held import Held
 from loghouse.storage.loss import Loss
 from loghouse.storage.recovery import FrameScan
-from loghouse.storage.start import START_MAGIC, STATE_MAGIC, decode_state_file
+from loghouse.storage.start import START_MAGIC, STATE_MAGIC, decode_state_file, encode_state_file
 from loghouse.storage.store import StoreHeader, Watermark, new_block, newest_watermark
 from tests.vectors import disk
 
@@ -66,6 +66,7 @@ class VectorTests(SynchronousTestCase):
         """The header and both slots read back, and are written so."""
         header = StoreHeader.decode(raw("store header"))
         self.assertEqual((header.cluster, header.base_index), (disk.CLUSTER, 1))
+        self.assertEqual(header.encode(), raw("store header")[: StoreHeader.SIZE])
         for name in ("watermark of a new store", "watermark after a sync"):
             fields = VECTORS[name]["fields"]
             watermark = Watermark.decode(raw(name), disk.SEED)
@@ -86,7 +87,9 @@ class VectorTests(SynchronousTestCase):
             START_MAGIC, disk.SEED, raw("start of an empty log, being installed")
         )
         self.assertEqual((state.index, flags), (0, 1))
-        state, _ = decode_state_file(STATE_MAGIC, disk.SEED, raw("state behind the entries of entry.json"))
+        content = raw("state behind the entries of entry.json")
+        state, flags = decode_state_file(STATE_MAGIC, disk.SEED, content)
+        self.assertEqual(encode_state_file(STATE_MAGIC, disk.SEED, state, flags), content)
         self.assertEqual((state.index, state.next_offset, state.lowest_offset), (15, 9, 2))
         self.assertEqual(state.cursors.awaited, AwaitedAdvance("orders→bills", 5, 1))
         (cursor,) = state.cursors.by_name.values()
