@@ -37,7 +37,7 @@ from loghouse.storage.files import (
 )
 from loghouse.storage.index import INDEX_ENTRY, RELATIVE_OFFSET_MAX
 from loghouse.storage.recovery import INDEX, SPARE_PREFIX, STATE, STORE, segment_name
-from loghouse.storage.segment import End, Segment
+from loghouse.storage.segment import End, Segment, write_zeroes
 from loghouse.storage.start import encode_segment_state
 from loghouse.storage.store import StoreHeader, new_block
 
@@ -211,6 +211,7 @@ class Rooms:
         self.sizes = sizes
         self.reserve = reserve
         self._spares: list[int] = []  # store sizes of the spares made, in order
+        self._cleared = 0  # how many bytes of zeroes the first spare's store begins with
 
     def spare_path(self, number: int, suffix: str) -> str:
         """Return the path of a spare's file."""
@@ -247,8 +248,27 @@ class Rooms:
                 index_size = min(self.sizes.index, CONTROL_SEGMENT_SIZE // 8)
                 self.using_reserve(partial(self._make_spare, number, small, index_size))
 
+    def clear_spare(self, size: int) -> None:
+        """Write zeroes into the first bytes of the first spare's store, when they are not there yet.
+
+        So neither the sync of its header block nor that of the first groups comes to blocks that were never
+        written (`Segment.clear_ahead`), when the segment begins and an append waits for it.
+
+        Raises:
+            OSError: The write failed, and not for want of room.
+        """
+        path = self.spare_path(0, STORE)
+        # A spare without its name became a segment but for a last step, which found no room.
+        if self._spares and size > self._cleared and self._files.exists(path):
+            self._cleared = min(size, self._spares[0])
+            store = OpenFile.open(self._files, path, write=True)
+            write_zeroes(self._files, store.fd, 0, self._cleared)
+            store.close()
+
     def _make_spare(self, number: int, store_size: int, index_size: int) -> None:
         del self._spares[number:]
+        if number == 0:
+            self._cleared = 0
         create_allocated(self._files, self.spare_path(number, INDEX), index_size)
         create_allocated(self._files, self.spare_path(number, STORE), store_size)
         self._spares.append(store_size)
@@ -277,6 +297,7 @@ class Rooms:
             for suffix in (STORE, INDEX):
                 remove_file(self._files, self.spare_path(number, suffix))
         self._spares.clear()
+        self._cleared = 0
 
     def remove_segment(self, segment: Segment) -> None:
         """Remove the last segment; durable on return, and no crash leaves a trace of a loss.
@@ -335,7 +356,7 @@ class Rooms:
         for number in range(len(self._spares)):
             for suffix in (INDEX, STORE):
                 files.rename(self.spare_path(number + 1, suffix), self.spare_path(number, suffix))
-        return Segment(
+        segment = Segment(
             files,
             directory,
             header,
@@ -343,3 +364,5 @@ class Rooms:
             size=size,
             remedy=remedy,
         )
+        segment.cleared, self._cleared = self._cleared, 0
+        return segment

@@ -345,6 +345,7 @@ class Log(ReadableLog):
         with Writing(self, "preallocation"):
             self._rooms.ensure_spares([self._rooms.sizes.store_after(self._active.size)])
             self._rooms.check_small_file(segment_name(self._state.index + 1, STATE))
+            self._rooms.clear_spare(self._active.cleared_size)
 
     def mend(self, damage: DamagedEntries, frames: bytes) -> bool:
         """Write frames that `damage.check` found good over damaged entries of a sealed segment; durable then.

@@ -63,6 +63,21 @@ class End:
     next_offset: int
 
 
+def write_zeroes(files: Files, fd: int, start: int, end: int) -> None:
+    """Write zeroes into room that is taken, at most as many as there are in `ZEROES`. Nobody waits for them.
+
+    Raises:
+        OSError: The write failed, and not for want of room.
+    """
+    try:
+        files.pwritev(fd, [memoryview(ZEROES)[: end - start]], start)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        return  # a disk that copies on write: the write of what goes there tells
+    files.begin_writing(fd, start, end - start)
+
+
 class Segment:
     """A store and its index.
 
@@ -86,7 +101,8 @@ class Segment:
         self.path = f"{directory}/{segment_name(header.base_index, STORE)}"
         self.index_path = f"{directory}/{segment_name(header.base_index, INDEX)}"
         self.newest_timestamp = 0
-        self._cleared = 0  # the byte behind the last one that was written here, be it a zero; 0: not known
+        self.cleared = 0  # the byte behind the last one that was written here, be it a zero; 0: not known
+        self.cleared_size = 0  # bytes of zeroes that were last written ahead; 0: none were
         self._store: OpenFile | None = None
         self._index_file: OpenFile | None = None
         self._index: OffsetIndex | None = None
@@ -225,20 +241,14 @@ class Segment:
         Raises:
             OSError: The write failed, and not for want of room.
         """
-        start = max(self.end.position, self._cleared)
-        is_enough = self.end.position + group_size <= self._cleared or start >= self.size
+        start = max(self.end.position, self.cleared)
+        is_enough = self.end.position + group_size <= self.cleared or start >= self.size
         if is_enough or group_size not in CLEARED_GROUP_SIZES:
             return
         assert self._store is not None
-        size = max(CLEARED_SIZE_MIN, CLEARED_GROUPS * group_size)
-        self._cleared = min(start + size, self.size)
-        try:
-            self.files.pwritev(self._store.fd, [memoryview(ZEROES)[: self._cleared - start]], start)
-        except OSError as error:
-            if not is_full(error):
-                raise
-            return  # a disk that copies on write: the next group's own write tells
-        self.files.begin_writing(self._store.fd, start, self._cleared - start)
+        self.cleared_size = size = max(CLEARED_SIZE_MIN, CLEARED_GROUPS * group_size)
+        self.cleared = min(start + size, self.size)
+        write_zeroes(self.files, self._store.fd, start, self.cleared)
 
     # --- reading (any thread) -------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ MENDER = "loghouse.replica.entry_repair:EntryRepair."
 APPENDS = "loghouse.net.appending:Appends."
 HARD_STATE = "loghouse.storage.hard_state:"
 CLEAR = "loghouse.storage.segment:Segment.clear_ahead"
+ZERO = "loghouse.storage.segment:write_zeroes"
 LEDGER = "loghouse.client.batching:ProducerLedger."
 
 BEHIND = "test_driver_snapshots:SnapshotTests."
@@ -285,8 +286,8 @@ ZEROES = (
         "Zeroes go where the last ones ended, though entries are there by now.",
         (
             CLEAR,
-            "start = max(self.end.position, self._cleared)",
-            "start = self._cleared or self.end.position",
+            "start = max(self.end.position, self.cleared)",
+            "start = self.cleared or self.end.position",
         ),
         by=CLEARING + "test_behind_a_larger_group",
     ),
@@ -301,15 +302,29 @@ ZEROES = (
         "full-disk-of-zeroes",
         "ADR 38 (nobody waits for zeroes)",
         "A full disk that copies on write ends the log, though its entries are durable.",
-        (CLEAR, "if not is_full(error):", "if True:"),
+        (ZERO, "if not is_full(error):", "if True:"),
         by=CLEARING + "test_no_room",
     ),
     bug(
         "sick-disk-of-zeroes",
         "fsyncgate",
         "A failed write of zeroes is taken for a full disk.",
-        (CLEAR, "if not is_full(error):", "if False:"),
+        (ZERO, "if not is_full(error):", "if False:"),
         by=CLEARING + "test_disk_fails",
+    ),
+    bug(
+        "zeroes-into-a-named-spare",
+        "ADR 38 (only room that was taken)",
+        "Zeroes are written into a spare that became a segment meanwhile: the disk seems to have failed.",
+        ("loghouse.storage.creation:Rooms.clear_spare", "self._files.exists(path)", "True"),
+        by=CLEARING + "test_next_segment_that_was_named",
+    ),
+    bug(
+        "zeroes-of-another-spare",
+        "ADR 38 (known bytes are those of this segment)",
+        "A spare that is made anew is taken for one that has its zeroes.",
+        ("loghouse.storage.creation:Rooms._make_spare", "if number == 0:", "if False:"),
+        by=CLEARING + "test_spare_made_anew",
     ),
 )
 

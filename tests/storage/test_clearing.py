@@ -3,7 +3,7 @@
 import errno
 from unittest.mock import patch
 
-from loghouse.errors import DiskFailedError
+from loghouse.errors import DiskFailedError, DiskFullError
 from loghouse.limits import ENTRY_HEADER_SIZE, KIB, SEGMENT_SIZE_FIRST
 from loghouse.storage.log import Log
 from loghouse.storage.segment import CLEARED_GROUP_SIZES, CLEARED_GROUPS, CLEARED_SIZE_MIN
@@ -116,6 +116,76 @@ class ClearingTests(EdgeCase):
         self.assertEqual(frames_of(self.log), frames)
         self.append(GROUP_SIZE)
         self.assertEqual(frames_of(self.log)[:-1], frames)
+
+    def prepare(self):
+        """Fill half of the segment, have room taken for the next one; return where zeroes were written."""
+        while not self.log.is_half_full:
+            self.append(GROUP_SIZE)
+        self.cleared()
+        self.log.prepare()
+        return self.cleared()
+
+    def roll(self):
+        bases = self.bases
+        while self.bases == bases:
+            self.append(GROUP_SIZE)
+
+    def test_next_segment(self):
+        """The next segment's first bytes have them since its room was taken: its first groups write none."""
+        self.assertEqual(self.prepare(), [(0, CLEARED_SIZE_MIN)])
+        self.log.prepare()
+        self.assertEqual(self.cleared(), [])
+        self.roll()
+        self.cleared()
+        self.append(*[GROUP_SIZE] * 8)
+        self.assertEqual(self.cleared(), [])
+        while self.log.active_size + GROUP_SIZE <= CLEARED_SIZE_MIN:
+            self.append(GROUP_SIZE)
+        self.assertEqual(self.cleared(), [(CLEARED_SIZE_MIN, CLEARED_SIZE_MIN)])
+        self.assertEqual({len(frame) for frame in frames_of(self.log)}, {GROUP_SIZE})
+        self.assertEqual(self.prepare(), [(0, CLEARED_SIZE_MIN)])
+
+    def test_next_segment_of_small_groups(self):
+        """Where groups have none written ahead, the next segment has none, either."""
+        while not self.log.is_half_full:
+            self.append(CLEARED_GROUP_SIZES[-1] + 1)
+        self.cleared()
+        self.log.prepare()
+        self.assertEqual(self.cleared(), [])
+
+    def test_spare_made_anew(self):
+        """A spare that gives way to a larger one has none yet: they are written again."""
+        self.assertEqual(self.prepare(), [(0, CLEARED_SIZE_MIN)])
+        self.log._rooms.ensure_spares([2 * SEGMENT_SIZE_FIRST])
+        self.cleared()
+        self.log.prepare()
+        self.assertEqual(self.cleared(), [(0, CLEARED_SIZE_MIN)])
+
+    def test_next_segment_that_was_named(self):
+        """A spare that has its name as a segment, and whose roll found no room then, is left as it is."""
+        self.prepare()
+        full = DiskFault(disk_error(errno.ENOSPC), kinds=frozenset({"sync_directory"}))
+        self.disk.faults.append(full)
+        refused = []
+        with patch.object(self.writer, "records", self.kept(refused)):
+            self.assertRaises(DiskFullError, self.roll)
+        self.log._active.cleared_size *= 2
+        self.cleared()
+        self.log.prepare()
+        self.assertEqual(self.cleared(), [])
+        self.log.append(refused)
+        self.log.sync(refused[0].index)
+        self.assertEqual({len(frame) for frame in frames_of(self.log)}, {GROUP_SIZE})
+
+    def kept(self, kept):
+        """Return what makes records as the writer does, and leaves the last ones in a list."""
+        records = self.writer.records
+
+        def make(*arguments):
+            kept[:] = [records(*arguments)]
+            return kept[0]
+
+        return make
 
     def test_no_room(self):
         """A disk that copies on write and is full takes none: the log goes on."""
