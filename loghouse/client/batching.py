@@ -103,10 +103,11 @@ def encode_outputs(values: Iterable[Any]) -> tuple[bytes, int]:
 
 
 def _batch_of_values(given: list[bytes]) -> bytes:
-    """Return the serialized batch of records that are only a value."""
+    """Return the serialized batch of records that are only a value; may change the list."""
     sizes = list(map(len, given))
     if given and sizes.count(sizes[0]) == len(given):
-        return head_of(sizes[0]).join([b"", *given])
+        given.insert(0, b"")  # so that a head stands before the first value, too
+        return head_of(sizes[0]).join(given)
     heads: list[bytes | None] = list(map(_heads.get, sizes))
     pieces: list[Any] = [None] * (2 * len(given))
     pieces[::2] = map(head_of, sizes) if None in heads else heads

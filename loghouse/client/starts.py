@@ -20,6 +20,8 @@ def codec_of(compression: Compression) -> Codec:
     Raises:
         InvalidRequestError: There is none.
     """
+    if compression == "none":
+        return Codec.NONE
     name = text_of("compression", compression)
     try:
         return Codec[name.upper()]

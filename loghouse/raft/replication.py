@@ -99,7 +99,8 @@ class Replication(Roles):
         return self._has_unnotified(index)
 
     def _has_unnotified(self, index: int) -> bool:
-        return any(self._awaits_commit(progress, index) for progress in self._progress.values())
+        progress = self._progress
+        return bool(progress) and any(self._awaits_commit(one, index) for one in progress.values())
 
     def _send_append(self, id_: int, progress: Progress, count_max: int, size_max: int) -> bool:
         """Send one append of up to that much (or a snapshot); return whether entries were sent."""

@@ -375,10 +375,10 @@ class RaftDriver:
             return
         self._is_turning = True
         try:
-            self._take_next()
-            # The disk's thread wakes up while this one looks for more.
-            while self._write_next() or self._take_next():
-                pass
+            if self._take_next() or self._to_write:
+                # The disk's thread wakes up while this one looks for more.
+                while self._write_next() or self._take_next():
+                    pass
         except _BEYOND_REPAIR as error:
             self._owner.fatal(error)
         finally:

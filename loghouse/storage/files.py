@@ -186,13 +186,18 @@ class OsFiles:
 
     def pwritev(self, fd: int, buffers: Sequence[Buffer], position: int) -> None:
         """Write all buffers, one after the other, from `position` on."""
+        if len(buffers) <= IOV_MAX:
+            self._write_some(fd, buffers, position)
+            return
         for first in range(0, len(buffers), IOV_MAX):
-            chunk = buffers[first : first + IOV_MAX]
-            size = sum(map(len, chunk))
-            written = os.pwritev(fd, chunk, position)
-            if written < size:
-                self._write_rest(fd, b"".join(chunk), written, position)
-            position += size
+            position += self._write_some(fd, buffers[first : first + IOV_MAX], position)
+
+    def _write_some(self, fd: int, buffers: Sequence[Buffer], position: int) -> int:
+        size = sum(map(len, buffers))
+        written = os.pwritev(fd, buffers, position)
+        if written < size:
+            self._write_rest(fd, b"".join(buffers), written, position)
+        return size
 
     def _write_rest(self, fd: int, buffer: bytes, written: int, position: int) -> None:
         """Go on behind a short write (a full disk, a signal): the next try writes more or says why not."""
