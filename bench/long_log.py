@@ -1,11 +1,12 @@
 """Appends to a long log against appends to an empty one, and beside a reader that is far behind.
 
-    python -m bench.long_log [--gib 20] [--nodes 1] [--rounds 9] [--only appends|reader] [--json FILE]
+    python -m bench.long_log [--gib 20] [--nodes 1] [--rounds 9] [--only appends|reader] [--shape 0,1,2]
+        [--keep DIR] [--json FILE]
 
 Two clusters on this machine take turns, so that they share its moods: one whose log was filled beforehand,
 with batches of 256 KiB, and one with next to nothing in its log. Shown are ratios of appends a second, of the
 CPU of all nodes for an append, and of the 99th percentile. `BENCH_DIR` names a disk with room for `--gib`
-times `--nodes`.
+times `--nodes`. With `--keep` the logs stay, and the next run fills up what is missing.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from bench.grpc_node import Client
 from bench.measure import Table, finish, median, scratch
 from loghouse.limits import GIB, KIB
 from loghouse.testing.cluster_process import ClusterProcess
+from loghouse.testing.process import Certificates
 
 FILL_SIZE = 256 * KIB
 FILL_WINDOW = 8
@@ -30,8 +32,8 @@ SHAPES = [(1024, 1, 1500), (1024, 64, 20_000), (64 * KIB, 16, 1500)]
 class Side:
     """A cluster, and what was measured of it in the shape under way."""
 
-    def __init__(self, folder: Path, node_count: int) -> None:
-        self.cluster = ClusterProcess(folder, node_count=node_count)
+    def __init__(self, folder: Path, node_count: int, certificates: Certificates) -> None:
+        self.cluster = ClusterProcess(folder, node_count=node_count, certificates=certificates)
         self.cluster.start()
         self.leader = self.cluster.wait_leader()
         self.begin()
@@ -53,7 +55,9 @@ class Side:
 
 
 def fill(side: Side, size: int) -> None:
-    for part in range(0, size, GIB):
+    segments = side.leader.data_dir.rglob("*.store")
+    held = sum(path.stat().st_size for path in segments)  # a little more than the log has
+    for part in range(held // GIB * GIB, size, GIB):
         append_load(side.leader, "binary", FILL_SIZE, min(GIB, size - part) // FILL_SIZE, FILL_WINDOW)
         print(f"filled {(part + GIB) / GIB:g} GiB", file=sys.stderr, flush=True)
 
@@ -63,10 +67,9 @@ def ratios(long: list[float], empty: list[float]) -> list[float]:
 
 
 def bench_shapes(table: Table, options: argparse.Namespace, long: Side, empty: Side) -> None:
-    for size, window, count in SHAPES:
+    for size, window, count in options.shapes:
         for side in (long, empty):
             side.begin()
-
         for number in range(options.rounds):
             for side in (long, empty) if number % 2 else (empty, long):
                 side.take_turn(size, window, count)
@@ -88,7 +91,7 @@ def read_forever(side: Side, size: int) -> None:
 def forget_pages(side: Side) -> None:
     """Let the kernel drop what it caches of the segments, so that reads are cold."""
     for node in side.cluster.nodes:
-        for path in node.data_dir.rglob("*.log"):
+        for path in node.data_dir.rglob("*.store"):
             descriptor = os.open(path, os.O_RDONLY)
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(descriptor)
@@ -109,7 +112,7 @@ def bench_reader(table: Table, options: argparse.Namespace, long: Side) -> None:
     for process in (reader, spinner):
         process.start()
     try:
-        for size, window, count in SHAPES:
+        for size, window, count in options.shapes:
             p99: dict[str, list[float]] = {name: [] for name in others}
             for _ in range(options.rounds):
                 for name, other in others.items():
@@ -134,11 +137,16 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=1, help="nodes of each cluster (1)")
     parser.add_argument("--rounds", type=int, default=9, help="pairs of turns (9)")
     parser.add_argument("--only", default="", help="appends or reader")
+    parser.add_argument("--shape", default="0,1,2", help="which of them: 1 KiB x 1, 1 KiB x 64, 64 KiB x 16")
+    parser.add_argument("--keep", type=Path, help="keep the logs here, and use those that are here")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
+    options.shapes = [SHAPES[int(number)] for number in options.shape.split(",")]
     table = Table()
     with scratch() as folder:
-        long, empty = (Side(Path(folder) / name, options.nodes) for name in ("long", "empty"))
+        certificates = Certificates(Path(folder) / "certs")
+        place = options.keep or Path(folder)
+        long, empty = (Side(place / name, options.nodes, certificates) for name in ("long", "empty"))
         try:
             fill(long, options.gib * GIB)
             if "appends".startswith(options.only):
