@@ -3,12 +3,14 @@
 from types import SimpleNamespace
 
 from twisted.internet.defer import CancelledError
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import DiskFailedError, OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import FETCH_SIZE_MAX
 from loghouse.node.reads import LogReads
 from loghouse.replica.api import Fetched, LogBounds
+from loghouse.replica.cold_reads import ColdReads
 from tests.driver.queue import ManualQueue
 
 
@@ -29,13 +31,17 @@ class ReadsCase(SynchronousTestCase):
             raft=raft, lowest_offset=5, readable_offset=10, readable_index=77, is_full=False,
             read_barrier=self.barrier,
         )  # fmt: skip
-        self.log = SimpleNamespace(read=self.read_log, find_time=self.find_time, is_hot=lambda _: self.is_hot)
+        self.log = SimpleNamespace(
+            read=self.read_log, find_time=self.find_time, is_hot=lambda _: self.is_hot, is_near=lambda _: True
+        )
         self.reads = LogReads(
             self.readers,
             self.log,
             member=self.member,
             is_damaged=lambda: self.is_damaged,
             read_failed=self.explain,
+            cold_reads=ColdReads(),
+            scheduler=Clock(),
         )
 
     def member(self):

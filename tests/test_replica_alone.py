@@ -208,6 +208,7 @@ class LoneTests(ReplicaCase):
                 patch.object(replica_module, "Raft") as raft,
                 patch.object(replica_module, "RaftDriver") as driver,
                 patch.object(replica_module, "ReadAhead") as read_ahead,
+                patch.object(replica_module, "WatchedWrites") as watched,
             ):
                 replica._make_driver(1)
             read_ahead.assert_called_once_with(
@@ -217,6 +218,7 @@ class LoneTests(ReplicaCase):
                 scheduler=self.clock,
                 pace=replica._budgets.catch_up,
             )
+            watched.assert_called_once_with(self.disk, replica._budgets.cold_reads, self.clock.seconds)
             raft.assert_called_once_with(
                 LAN,
                 id=1,
@@ -234,7 +236,7 @@ class LoneTests(ReplicaCase):
             driver.assert_called_once_with(
                 raft.return_value,
                 self.log,
-                disk=self.disk,
+                disk=watched.return_value,
                 soon=replica._clocks.soon,
                 later=replica._clocks.later,
                 wall=replica._clocks.wall,

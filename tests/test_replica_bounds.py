@@ -13,6 +13,7 @@ from loghouse.node.reads import LogReads
 from loghouse.raft.ready import EntriesPendingError
 from loghouse.replica import read_ahead
 from loghouse.replica.coalescing import Coalescer
+from loghouse.replica.cold_reads import ColdReads
 from loghouse.replica.read_ahead import ReadAhead
 from loghouse.shares import Pace
 from tests.driver.queue import ManualQueue
@@ -218,6 +219,8 @@ class ReadsTests(SynchronousTestCase):
             member=lambda: self.driver(),
             is_damaged=lambda: self.is_damaged,
             read_failed=lambda error: error,
+            cold_reads=ColdReads(),
+            scheduler=Clock(),
         )
         self.is_member = True
 
@@ -235,6 +238,9 @@ class ReadsTests(SynchronousTestCase):
 
     def is_hot(self, offset):
         return offset >= 8
+
+    def is_near(self, offset):
+        return True
 
     def read(self, *asked):
         self.asked.append(asked)

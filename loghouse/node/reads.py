@@ -1,15 +1,19 @@
 """What a node answers to readers: records, the readable range, the first offset of a time.
 
 A record read here is committed and immutable, so it is served without asking anybody. What only the whole
-group knows (that a record does not exist, where the log begins and ends) is asked of the leader first.
+group knows (that a record does not exist, where the log begins and ends) is asked of the leader first. Reads
+of what is far behind give way to appends (`replica.cold_reads`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn, TypeVar
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from loghouse.errors import OffsetOutOfRangeError, UnavailableError
@@ -18,6 +22,7 @@ from loghouse.metrics import ReadTally
 from loghouse.protocol.log_state import encode_log_state
 from loghouse.protocol.record_range import ReadPage, RecordRange
 from loghouse.replica.api import Fetched, LogBounds
+from loghouse.replica.cold_reads import ColdReads
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
 from loghouse.runtime.deferring import deferred, run_on
@@ -26,6 +31,7 @@ from loghouse.storage.log import Log
 from loghouse.storage.range_scan import RangeScan, Scanned
 
 FramesT = TypeVar("FramesT", Fetched, Scanned)
+T = TypeVar("T")
 
 
 class LogReads:
@@ -39,6 +45,8 @@ class LogReads:
         member: Callable[[], RaftDriver],
         is_damaged: Callable[[], bool],
         read_failed: Callable[[BaseException], BaseException],
+        cold_reads: ColdReads,
+        scheduler: IReactorTime,
         tally: ReadTally | None = None,
     ) -> None:
         """Serve a log."""
@@ -47,6 +55,8 @@ class LogReads:
         self._log = log
         self._member = member  # what drives the core now; raises UnavailableError while nothing does
         self._is_damaged = is_damaged  # whether the log lost entries, so that this node alone is no majority
+        self._cold_reads = cold_reads  # has what is far behind give way to appends; of all logs of the node
+        self._scheduler = scheduler  # the reactor's clock
         self._explain = read_failed  # turns why a read failed into what the reader is told
 
     def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
@@ -72,15 +82,41 @@ class LogReads:
         log, high_index = self._log, driver.readable_index
         size_max = min(size_max, FETCH_SIZE_MAX)
 
-        def read() -> Fetched:
+        def read(size_max: int) -> Fetched:
             frames, next_offset = log.read(offset, size_max, high_index)
             return Fetched(frames=frames, next_offset=next_offset)
 
         is_hot = log.is_hot(offset)
-        reading = maybeDeferred(read) if is_hot else run_on(self._readers, read)
+        if is_hot:
+            reading = maybeDeferred(read, size_max)
+        elif log.is_near(offset):
+            reading = run_on(self._readers, partial(read, size_max))
+        else:
+            reading = self._read_far(read, size_max, lambda fetched: len(fetched.frames))
         if self._tally is not None:
             reading.addCallback(self._count, self._tally, is_hot)
         return reading.addErrback(self._trimmed_meanwhile, offset).addErrback(self._read_failed)
+
+    def _read_far(self, read: Callable[[int], T], size_max: int, size_of: Callable[[T], int]) -> Deferred[T]:
+        """Read as much of `size_max` bytes as appends leave room for, once it has its turn.
+
+        Args:
+            size_of: Says how many bytes it was: an entry larger than what was asked for comes whole.
+        """
+        cold_reads, scheduler = self._cold_reads, self._scheduler
+        now = scheduler.seconds()
+        size = cold_reads.size_max(size_max, now)
+        seconds = cold_reads.wait_seconds(size, now)
+        work = partial(read, size)
+
+        def count(outcome: T) -> T:
+            cold_reads.more_read(size_of(outcome) - size, scheduler.seconds())
+            return outcome
+
+        if not seconds:
+            return run_on(self._readers, work).addCallback(count)
+        turn: Deferred[object] = deferLater(scheduler, seconds)
+        return turn.addCallback(lambda _: run_on(self._readers, work)).addCallback(count)
 
     def _count(self, fetched: FramesT, tally: ReadTally, is_hot: bool) -> FramesT:
         if is_hot:
@@ -131,7 +167,11 @@ class LogReads:
         def go_on(is_more: bool) -> Deferred[Scanned] | Scanned:
             return self._scan(scan) if is_more else scan.scanned
 
-        return run_on(self._readers, scan.step).addCallback(go_on)
+        if self._log.is_near(scan.place):
+            return run_on(self._readers, scan.step).addCallback(go_on)
+        before = scan.read_size
+        stepping = self._read_far(scan.step, scan.step_size, lambda _: scan.read_size - before)
+        return stepping.addCallback(go_on)
 
     def _read_failed(self, failure: Failure) -> Failure:
         assert failure.value is not None
@@ -220,5 +260,7 @@ def reads_of(replica: Replica) -> LogReads:
         member=replica.member,
         is_damaged=lambda: replica.damage is not None,
         read_failed=replica.damage_control.read_failed,
+        cold_reads=replica.cold_reads,
+        scheduler=replica.clocks.scheduler,
         tally=tallies.reads if (tallies := replica.options.metrics.tallies) is not None else None,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from loghouse.limits import CACHES_SIZE_MAX, CATCH_UP_RATE
 from loghouse.raft.config import RaftConfig
+from loghouse.replica.cold_reads import ColdReads
 from loghouse.replica.under_way import UnderWay
 from loghouse.shares import Budget, Pace
 
@@ -15,16 +16,23 @@ class Budgets:
     """One for all replicas of a node.
 
     `under_way` counts appends until they are settled, `caches` the entries kept in memory for followers close
-    behind, `catch_up` is how fast entries are read for followers far behind, `scrubbing` how fast sealed
-    segments, in seconds at the configured rate.
+    behind. The others are how fast is read: `cold_reads` what is far behind, for clients, `catch_up` for
+    followers far behind, `scrubbing` sealed segments, in seconds at the configured rate.
     """
 
     under_way: UnderWay
     caches: Budget
+    cold_reads: ColdReads
     catch_up: Pace
     scrubbing: Pace
 
     @classmethod
     def for_node(cls, raft: RaftConfig) -> Budgets:
         """Return the budgets of a node whose logs have these bounds."""
-        return cls(UnderWay(raft.proposals_size_max), Budget(CACHES_SIZE_MAX), Pace(CATCH_UP_RATE), Pace(1.0))
+        return cls(
+            UnderWay(raft.proposals_size_max),
+            Budget(CACHES_SIZE_MAX),
+            ColdReads(),
+            Pace(CATCH_UP_RATE),
+            Pace(1.0),
+        )

@@ -29,7 +29,7 @@ class GroupWrite(SyncedWork):
         """
         self._log = log
         self._now = now
-        self.entry_count = self.last_index = 0
+        self.entry_count = self.last_index = self.size = 0  # of its entries; `size` in bytes
         self.write_seconds = self.sync_seconds = 0.0  # set by `run`, or by `begin` and its sync
         self._commit_index = group[-1].commit_index
         self._steps: deque[Callable[[], None]] = deque()
@@ -54,6 +54,7 @@ class GroupWrite(SyncedWork):
     def _flush(self, entries: list[Entry]) -> None:
         if entries:
             self.entry_count += len(entries)
+            self.size += sum([entry.size for entry in entries])
             self.last_index = entries[-1].index
             self._steps.append(self._append_step(tuple(entries)))
             entries.clear()

@@ -30,6 +30,7 @@ from loghouse.raft.core import Raft
 from loghouse.raft.ready import Damage, Role, SoftState
 from loghouse.replica.api import OnAppended, OnFailed, Proposal
 from loghouse.replica.budgets import Budgets
+from loghouse.replica.cold_reads import ColdReads, WatchedWrites
 from loghouse.replica.damage import DamageControl, LogRepair
 from loghouse.replica.disk_room import DiskRoom
 from loghouse.replica.driver import RaftDriver
@@ -222,7 +223,7 @@ class Replica:
         driver = _driver_class(self.options.tracer)(
             raft,
             log,
-            disk=self._disk,
+            disk=WatchedWrites(self._disk, budgets.cold_reads, scheduler.seconds),
             soon=clocks.soon,
             later=clocks.later,
             wall=clocks.wall,
@@ -279,6 +280,16 @@ class Replica:
     def is_ending(self) -> bool:
         """Whether nothing new is to be begun."""
         return self._owner.is_ending
+
+    @property
+    def cold_reads(self) -> ColdReads:
+        """How fast what is far behind is read, of all logs of the node."""
+        return self._budgets.cold_reads
+
+    @property
+    def clocks(self) -> Clocks:
+        """Time."""
+        return self._clocks
 
     @property
     def configuration(self) -> Configuration:

@@ -69,6 +69,7 @@ class RangeScan:
         self._kept: list[Buffer] = []  # frames in the order in which they are come by; grows with each step
         self._kept_size = 0  # bytes of them
         self._scanned_size = 0  # bytes looked through so far
+        self.read_size = 0  # bytes read of the log so far
         self.next_offset = high if wanted.is_reverse else low
 
     @property
@@ -89,8 +90,21 @@ class RangeScan:
             pass
         return self.scanned
 
-    def step(self) -> bool:
+    @property
+    def step_size(self) -> int:
+        """How many bytes a step reads, if the first entry has no more."""
+        return self._size_max if self._matcher is None else READ_SCAN_STEP_SIZE
+
+    @property
+    def place(self) -> int:
+        """The offset that the next step looks at first."""
+        return self.next_offset - 1 if self._is_reverse else self.next_offset
+
+    def step(self, size_max: int = READ_SCAN_SIZE_MAX) -> bool:
         """Go on for a while; return whether there is more to do.
+
+        Args:
+            size_max: Bytes to read, if that is less than what a step reads anyway.
 
         Raises:
             OffsetOutOfRangeError: It stands at what is trimmed by now.
@@ -99,10 +113,10 @@ class RangeScan:
         if self._low >= self._high:
             return False
         if self._matcher is None:
-            self._take(*self._read(self._size_max))
+            self._take(*self._read(min(self.step_size, size_max)))
             return False
         try:
-            frames, _ = self._read(READ_SCAN_STEP_SIZE)
+            frames, _ = self._read(min(self.step_size, size_max))
         except (DamageError, OffsetOutOfRangeError):
             if self.next_offset == (self._high if self._is_reverse else self._low):
                 raise
@@ -113,9 +127,13 @@ class RangeScan:
         return not is_over and self._scanned_size < READ_SCAN_SIZE_MAX
 
     def _read(self, size_max: int) -> tuple[bytes, int]:
+        log = self._log
         if self._is_reverse:
-            return self._log.read_before(self.next_offset, size_max, self._high_index, self._low)
-        return self._log.read(self.next_offset, size_max, self._high_index)
+            found = log.read_before(self.next_offset, size_max, self._high_index, self._low)
+        else:
+            found = log.read(self.next_offset, size_max, self._high_index)
+        self.read_size += len(found[0])
+        return found
 
     def _take(self, frames: bytes, next_offset: int) -> None:
         """Take all that was read, but for entries behind the range."""

@@ -329,6 +329,10 @@ class ReadableLog:
         """Return whether a read from `offset` touches only the active segment: fit for the reactor thread."""
         return offset >= self._view.base_offsets[-1]
 
+    def is_near(self, offset: int) -> bool:
+        """Return whether a read from `offset` begins in the last two segments, or behind them."""
+        return offset >= self._view.base_offsets[-2:][0]
+
     @again_when_gone
     def read(self, offset: int, size_max: int, high_index: int) -> tuple[bytes, int]:
         """Return whole checked entry frames from the entry that holds `offset` on.

@@ -13,6 +13,7 @@ ROUTED_GROUP = "loghouse.cluster.router:RoutedGroup."
 JOINING = "loghouse.cluster.discovery:Discovery."
 REPLICA = "loghouse.replica.replica:Replica."
 READS = "loghouse.node.reads:LogReads."
+COLD_READS = "loghouse.replica.cold_reads:ColdReads."
 JOINER = "loghouse.replica.coalescing:Coalescer."
 PROPOSALS = "loghouse.raft.proposals:Proposals."
 ADMINISTRATION = "loghouse.node.administration:Administration."
@@ -261,6 +262,45 @@ JOINING_APPENDS = (
 )
 
 READING = (
+    bug(
+        "slow-disk-looks-quiet",
+        "found here: readers far behind delayed appends (ADR 47)",
+        "Readers far behind go at full speed while a slow disk has entries to write.",
+        (COLD_READS + "must_give_way", "self._writing_count > 0 or ", ""),
+        by="test_cold_reads:WatchedWritesTests.test_entries",
+    ),
+    bug(
+        "readers-never-catch-up",
+        "a fixed rate for readers is less than what a busy log grows",
+        "What is appended earns readers nothing.",
+        (COLD_READS + "write_ended", " + size", ""),
+        by="test_cold_reads:PaceTests.test_appended_faster",
+    ),
+    bug(
+        "debt-of-many-readers",
+        "a queue without a bound: who comes last waits for all who came before",
+        "However much is owed, reads that come wait for all of it.",
+        (COLD_READS + "wait_seconds", "if owed >= COLD_READ_SECONDS_MAX:", "if False:"),
+        by="test_cold_reads:PaceTests.test_many_readers",
+    ),
+    bug(
+        "full-disk-looks-busy",
+        "a counter that one way out does not count down",
+        "A write that failed counts as under way for ever.",
+        (
+            "loghouse.replica.cold_reads:WatchedWrites.submit",
+            "cold_reads.write_ended(0, seconds())",
+            "pass",
+        ),
+        by="test_cold_reads:WatchedWritesTests.test_no_room",
+    ),
+    bug(
+        "the-tail-is-paced",
+        "reads at the end, and behind a new segment, are what others wait for",
+        "Readers close behind the end give way, too.",
+        (READS + "_read", "elif log.is_near(offset):", "elif False:"),
+        by="test_cold_reads:FetchTests.test_near_the_end",
+    ),
     bug(
         "trimmed-offset-found",
         "found from outside: consume --from TIME failed after a trim",
