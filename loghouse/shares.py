@@ -9,7 +9,6 @@ gives single subjects beside that is in `Quotas`, which every server asks, too.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
@@ -43,7 +42,7 @@ class Ledger:
         self.quota = quota
         self.held = 0
         self.refused_count = 0
-        self._held_by: Counter[str] = Counter()
+        self._held_by: dict[str, int] = {}
 
     def held_by(self, subject: str) -> int:
         """Return how much a subject holds."""
@@ -76,13 +75,13 @@ class Ledger:
 
     def give_back(self, subject: str, amount: int = 1) -> None:
         """Count `amount` less for a subject."""
-        left = self._held_by[subject] - amount
+        left = self._held_by.get(subject, 0) - amount
         assert left >= 0, (self.quota.what, subject, left)
         self.held -= amount
         if left:
             self._held_by[subject] = left
         else:
-            del self._held_by[subject]  # whoever holds nothing costs nothing
+            self._held_by.pop(subject, None)  # whoever holds nothing costs nothing
 
 
 def _more(amount: int) -> str:

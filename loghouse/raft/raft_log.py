@@ -314,7 +314,8 @@ class RaftLog:
             entries_max = share // CACHED_ENTRY_COST
         surplus = len(ends) - entries_max
         # In chunks, of a quarter at least: deleting from the front of a list moves the rest.
-        if surplus * 4 > len(ends) or size > size_max:
+        # And not while nothing in memory is durable.
+        if (surplus * 4 > len(ends) or size > size_max) and self._window_first <= self.durable_index:
             size = self._drop(surplus, size_max)
         if size != self._held:
             self._hold(size)
