@@ -5,7 +5,7 @@
 Appends of 1 KiB by the asyncio client. Of each entry, from its first append's call to its last one's answer:
 when it passed which place (median and p99), what each part of the way takes and waits for, what is under way
 at a time, and what the threads do meanwhile. The notes themselves (`bench/inside`) cost some microseconds a
-place.
+place. Sent is what the call of the kernel has returned from: a follower that it woke may have it before that.
 """
 
 import argparse
