@@ -17,7 +17,7 @@ from loghouse.client.calls import Calls
 from loghouse.client.channels import Answers, Channel, FetchAnswer
 from loghouse.client.failures import CallFailedError, CallFailure, Effect
 from loghouse.client.records import batches_of
-from loghouse.client.retrying import backoff, pause_after
+from loghouse.client.retrying import Pauses
 from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
 from loghouse.protocol.entry import Buffer, frame_seed
 
@@ -62,7 +62,7 @@ class Reader:
         self._is_unconfirmed = is_unconfirmed
         self._decode = decode
         self._dry: set[str] = set()  # the servers that had nothing at the offset
-        self._backoff = backoff(calls.rng)
+        self._pauses = Pauses(calls.rng)
         self._failing_since: float | None = None
 
     async def answers(self) -> AsyncGenerator[Iterator[Any], None]:
@@ -167,7 +167,7 @@ class Reader:
     def _went_well(self) -> None:
         self._failing_since = None
         self._dry.clear()
-        self._backoff.reset()
+        self._pauses.reset()
 
     async def _check_in_touch(self, channel: Channel, reading: asyncio.Task[FetchAnswer]) -> None:
         """Raise _SilentServerError when a silent server cannot confirm why, or has what it does not send."""
@@ -193,7 +193,7 @@ class Reader:
         now = calls.now
         if self._failing_since is None:
             self._failing_since = now
-        pause = pause_after(failure, self._backoff)
+        pause = self._pauses.after(failure)
         if now + pause >= self._failing_since + self._timeout_seconds:
             raise self._given_up(failure.error)
         await calls.await_news(pause)

@@ -23,16 +23,32 @@ ATTEMPT_SECONDS_MIN: Final = 0.1
 """An attempt with less time than that would mostly end without anybody knowing what it did."""
 
 
-def backoff(rng: random.Random) -> Backoff:
-    """Return the pauses of calls that failed."""
-    return Backoff(rng.random, PAUSE_SECONDS, PAUSE_SECONDS_MAX)
+class Pauses(Backoff):
+    """The pauses of calls that failed."""
 
+    __slots__ = ("_was_there",)
 
-def pause_after(failure: CallFailure, backoff: Backoff) -> float:
-    """Return how long to wait after one more failure: as long as the server said, if it said that."""
-    seconds = backoff.next_seconds()
-    error = failure.error
-    return max(seconds, error.retry_seconds) if isinstance(error, QuotaExceededError) else seconds
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__(rng.random, PAUSE_SECONDS, PAUSE_SECONDS_MAX)
+        self._was_there = False  # whether the server that was asked last answered
+
+    def after(self, failure: CallFailure) -> float:
+        """Return how long to wait after one more failure: as long as the server said, if it said that.
+
+        Between servers that answer, and wait for a new leader, there is no pause for one that is not there:
+        pauses have grown by then, and the next server may have the leader already.
+        """
+        was_there, self._was_there = self._was_there, not failure.is_link
+        if was_there and failure.is_link and failure.effect is Effect.NOTHING:
+            return 0.0
+        seconds = self.next_seconds()
+        error = failure.error
+        return max(seconds, error.retry_seconds) if isinstance(error, QuotaExceededError) else seconds
+
+    def reset(self) -> None:
+        """Begin again: something went well."""
+        super().reset()
+        self._was_there = False
 
 
 class Attempts:
@@ -44,14 +60,14 @@ class Attempts:
             that carry a producer's id and sequence.
     """
 
-    __slots__ = ("_backoff", "_begun_at", "_count", "_deadline", "_is_safe", "_rng")
+    __slots__ = ("_begun_at", "_count", "_deadline", "_is_safe", "_pauses", "_rng")
 
     def __init__(self, *, begun_at: float, deadline: float, is_safe: bool, rng: random.Random) -> None:
         self._begun_at = begun_at
         self._deadline = deadline
         self._is_safe = is_safe
         self._rng = rng
-        self._backoff: Backoff | None = None  # from the first failure on: nearly every call has none
+        self._pauses: Pauses | None = None  # from the first failure on: nearly every call has none
         self._count = 0
 
     def seconds_left(self, now: float) -> float:
@@ -71,8 +87,8 @@ class Attempts:
         # A node that named the leader, or is not there at all, says by itself where to go on: elsewhere.
         pause = 0.0
         if self._count > 1 or not failure.leader:
-            self._backoff = self._backoff or backoff(self._rng)
-            pause = pause_after(failure, self._backoff)
+            self._pauses = self._pauses or Pauses(self._rng)
+            pause = self._pauses.after(failure)
         least = min(ATTEMPT_SECONDS_MIN, (self._deadline - self._begun_at) / 4)
         if now + pause + least >= self._deadline:
             raise self._given_up(failure, now)

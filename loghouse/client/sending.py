@@ -18,7 +18,7 @@ from loghouse.client.batching import Accumulator, OutgoingBatch
 from loghouse.client.calls import Calls
 from loghouse.client.channels import AppendStream, Channel
 from loghouse.client.failures import CallFailedError, CallFailure, Effect, lost_call
-from loghouse.client.retrying import ATTEMPT_SECONDS, backoff, pause_after
+from loghouse.client.retrying import ATTEMPT_SECONDS, Pauses
 from loghouse.client.sequencing import Sequencer
 from loghouse.errors import ClosedError, DeadlineError, LoghouseError, UnavailableError
 from loghouse.protocol.client_messages import Produce
@@ -57,7 +57,7 @@ class Sending:
         self._lock = lock
         self._settled = settled
         self._sequencer = Sequencer(window=window)
-        self._backoff = backoff(calls.rng)
+        self._pauses = Pauses(calls.rng)
         self._changed = asyncio.Event()
         self._is_finishing = False
         self._ended_by: LoghouseError | None = None
@@ -213,8 +213,8 @@ class Sending:
             calls.balancer.expire()  # perhaps a leader that was deposed, and does not know it yet
         elif not failure.is_permanent:
             calls.note(failure, address)
-        is_first = not self._backoff.failures
-        pause = pause_after(failure, self._backoff)
+        is_first = not self._pauses.failures
+        pause = self._pauses.after(failure)
         if is_first and failure.leader:
             pause = 0.0
         await calls.await_news(max(pause, CHECK_SECONDS))
@@ -307,7 +307,7 @@ class Sending:
         while True:
             answer = await appends.read()
             batch = sequencer.acknowledged(answer.base_offset, answer.record_count, calls.now)
-            self._backoff.reset()
+            self._pauses.reset()
             if batch.error is None:
                 self._settled(batch)
             self._changed.set()

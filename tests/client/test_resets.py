@@ -77,7 +77,7 @@ class ProducerTests(CountedCase):
                 node.faults["ProduceBatchStream"] = [BROKEN]
                 self.assertEqual(await (await producer.append(b"x")), number)
                 rounds.append(list(self.counted))
-            self.check(rounds, producer._sending._backoff)
+            self.check(rounds, producer._sending._pauses)
 
 
 class LedgerTests(SynchronousTestCase):

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.client.calls import _worst
 from loghouse.client.failures import CallFailure, Effect
-from loghouse.client.retrying import ATTEMPT_SECONDS, PAUSE_SECONDS_MAX, Attempts, backoff
+from loghouse.client.retrying import ATTEMPT_SECONDS, PAUSE_SECONDS_MAX, Attempts, Pauses
 from loghouse.errors import (
     DeadlineError,
     ExpectOffsetError,
@@ -41,6 +41,18 @@ class AttemptsTests(SynchronousTestCase):
         tried = attempts()
         self.assertEqual(tried.pause_after(ELSEWHERE, 100.0), 0.0)
         self.assertGreater(tried.pause_after(ELSEWHERE, 100.0), 0.0)
+
+    def test_absent_among_those_that_wait(self):
+        """A server that is not there costs no pause behind one that is, and waits for a leader."""
+        waiting = CallFailure(error=NotLeaderError(None), effect=Effect.NOTHING)
+        pausing = Pauses(Whole())
+        told = [waiting, waiting, AWAY, waiting, AWAY, AWAY, waiting]
+        self.assertEqual([pausing.after(one) for one in told], [0.02, 0.04, 0.0, 0.08, 0.0, 0.16, 0.32])
+        pausing.reset()
+        self.assertEqual([pausing.after(one) for one in (AWAY, waiting, LOST)], [0.02, 0.04, 0.08])
+        tried = attempts()
+        self.assertGreater(tried.pause_after(waiting, 100.0), 0.0)
+        self.assertEqual(tried.pause_after(AWAY, 100.1), 0.0)
 
     def test_unknown(self):
         """An unknown outcome ends an unsafe call, and only that."""
@@ -108,7 +120,7 @@ class MomentTests(SynchronousTestCase):
 
     def test_pauses(self):
         """The pauses: 20 ms, doubled each time, up to 1 s."""
-        pausing = backoff(Whole())
+        pausing = Pauses(Whole())
         pauses = [pausing.next_seconds() for _ in range(8)]
         self.assertEqual(pauses, [0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0])
 
@@ -132,7 +144,7 @@ class BackoffTests(SynchronousTestCase):
 
     def test_growth(self):
         """They double up to their limit, each by chance between half and whole, and begin again."""
-        pausing = backoff(random.Random(3))
+        pausing = Pauses(random.Random(3))
         pauses = [pausing.next_seconds() for _ in range(20)]
         self.assertTrue(all(0.01 * 2**n <= pause <= 0.02 * 2**n for n, pause in enumerate(pauses[:5])))
         self.assertTrue(all(PAUSE_SECONDS_MAX / 2 <= pause <= PAUSE_SECONDS_MAX for pause in pauses[8:]))

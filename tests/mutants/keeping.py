@@ -137,7 +137,7 @@ RESET = (
         "pauses-grow-for-ever",
         "gRPC connection backoff: reset after a success",
         "The pauses of a producer do not begin again when a batch is acknowledged.",
-        ("loghouse.client.sending:Sending._read", "self._backoff.reset()", "pass"),
+        ("loghouse.client.sending:Sending._read", "self._pauses.reset()", "pass"),
         by=RESETS + "ProducerTests.test_failures_far_apart",
     ),
     bug(
