@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import DiskFullError
 from loghouse.limits import (
-    COLD_READ_RATE,
+    COLD_READ_RATE_DEFAULT,
     COLD_READ_SECONDS_MAX,
     COLD_READ_SIZE,
     FETCH_SIZE_DEFAULT,
@@ -29,7 +29,7 @@ from tests.test_node import NodeTestCase
 
 def at_rate(size: int) -> float:
     """How long the rate takes for so many bytes."""
-    return size / COLD_READ_RATE
+    return size / COLD_READ_RATE_DEFAULT
 
 
 class PaceTests(SynchronousTestCase):
@@ -92,7 +92,7 @@ class PaceTests(SynchronousTestCase):
         for entry_size in (0, 256 * KIB):
             self.cold = ColdReads()
             self.cold.write_began()
-            share = self.read_for(10.0, entry_size=entry_size) / (10 * COLD_READ_RATE)
+            share = self.read_for(10.0, entry_size=entry_size) / (10 * COLD_READ_RATE_DEFAULT)
             self.assertTrue(0.98 < share < 1.02, share)
 
     def test_many_readers(self):
@@ -116,8 +116,23 @@ class PaceTests(SynchronousTestCase):
                 size, wait = self.ask(FETCH_SIZE_DEFAULT, now)
                 now += max(wait, 0.0005)
                 total += size
-        self.assertGreater(appended, 5 * COLD_READ_RATE)
-        self.assertTrue(0.9 < (total - appended) / COLD_READ_RATE < 1.2, total - appended)
+        self.assertGreater(appended, 5 * COLD_READ_RATE_DEFAULT)
+        self.assertTrue(0.9 < (total - appended) / COLD_READ_RATE_DEFAULT < 1.2, total - appended)
+
+    def test_other_rate(self):
+        """Another rate counts from the next read on; with none, no read gives way to appends."""
+        self.cold.write_began()
+        self.cold.change(2 * COLD_READ_RATE_DEFAULT)
+        share = self.read_for(10.0) / (20 * COLD_READ_RATE_DEFAULT)
+        self.assertTrue(0.98 < share < 1.02, share)
+        for cold in (self.cold, ColdReads(0)):
+            cold.change(0)
+            self.assertEqual(
+                (cold.size_max(8 * MIB, 110.0), cold.wait_seconds(8 * MIB, 110.0)), (8 * MIB, 0.0)
+            )
+            cold.more_read(8 * MIB, 110.0)
+        self.cold.change(COLD_READ_RATE_DEFAULT)
+        self.assertEqual(self.cold.size_max(8 * MIB, 120.0), COLD_READ_SIZE)
 
     def test_earned_before(self):
         """Whoever begins to read after hours of appends has not earned hours of reading."""

@@ -270,10 +270,11 @@ class ProblemTests(ConfigCase):
     def test_unlimited(self):
         """Retention may be unlimited, which is 0; nothing else may: there it would mean the contrary."""
         loaded = self.load(
-            PLAIN + "retention: {bytes: unlimited, age: unlimited}\nstorage: {scrub_rate: 0}\n"
+            PLAIN
+            + "retention: {bytes: unlimited, age: unlimited}\nstorage: {scrub_rate: 0, cold_read_rate: 0}\n"
         )
         self.assertEqual((loaded.retention.size_max, loaded.retention.age_max_seconds), (0, 0))
-        self.assertEqual(loaded.storage.scrub_rate, 0)
+        self.assertEqual((loaded.storage.scrub_rate, loaded.storage.cold_read_rate), (0, 0))
         self.assertEqual(self.load(PLAIN + "retention: {age: 1.1d}\n").retention.age_max_seconds, 95040)
 
     def test_places(self):

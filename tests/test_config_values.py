@@ -28,6 +28,7 @@ class BoundTests(ConfigCase):
             ("storage.segment_size", 64 * KIB, GIB, (0, 64 * KIB - 1, GIB + 1)),
             ("storage.reserve_size", 0, GIB, (GIB + 1,)),
             ("storage.scrub_rate", 64 * KIB, GIB, (64 * KIB - 1, GIB + 1)),
+            ("storage.cold_read_rate", MIB, 16 * GIB, (1, MIB - 1, 16 * GIB + 1)),
             ("retention.bytes", MIB, UINT64_MAX, (MIB - 1, UINT64_MAX + 1)),
             ("retention.age", 1, 1 << 53, (0.5, UINT64_MAX + 1)),
             ("limits.record_bytes_max", 1, PAYLOAD_SIZE_MAX, (0, PAYLOAD_SIZE_MAX + 1)),
@@ -52,6 +53,7 @@ class BoundTests(ConfigCase):
         self.assertEqual(
             (storage.segment_size, storage.reserve_size, storage.scrub_rate), (64 * MIB, 16 * MIB, 4 * MIB)
         )
+        self.assertEqual(storage.cold_read_rate, 32 * MIB)
         self.assertEqual((limits.record_size_max, limits.proposals_size_max), (MIB, 64 * MIB))
         self.assertEqual((loaded.retention.size_max, loaded.retention.age_max_seconds), (0, 0))
         self.assertEqual((loaded.logging.format, loaded.logging.level), ("text", "info"))

@@ -38,6 +38,7 @@ from loghouse.config.values import (
 )
 from loghouse.errors import ConfigError
 from loghouse.limits import (
+    COLD_READ_RATE_DEFAULT,
     GIB,
     KIB,
     LOGS_MAX,
@@ -56,6 +57,7 @@ from loghouse.shares import SubjectQuota
 SEGMENT_SIZE_MAX: Final = 1 * GIB  # one segment is preallocated, mapped and trimmed as a whole
 RESERVE_SIZE_MAX: Final = 1 * GIB
 SCRUB_RATE_MAX: Final = 1 * GIB
+COLD_READ_RATE_MAX: Final = 16 * GIB
 DRAIN_SECONDS_MAX: Final = 600
 KEEP_DELETED_SECONDS_MAX: Final = 31_622_400  # a year
 LOG_FORMATS: Final = ("text", "json")
@@ -126,6 +128,12 @@ class StorageConfig:
         size_between(64 * KIB, SCRUB_RATE_MAX, zero="0"),
         "Bytes a second at which sealed segments are read once a day to find damage; 0: never.",
         SCRUB_RATE_DEFAULT,
+        live=True,
+    )
+    cold_read_rate: int = declare(
+        size_between(1 * MIB, COLD_READ_RATE_MAX, zero="0"),
+        "Bytes a second read for all who are far behind, while others append; 0: as many as the node can.",
+        COLD_READ_RATE_DEFAULT,
         live=True,
     )
     keep_deleted_seconds: float = declare(

@@ -121,7 +121,9 @@ class Node(Service):
         self.check_cursor: Callable[[str, str, bool], None] = lambda subject, log, is_admin: None
         self.cluster_uuid = NO_UUID  # read from the disk when the log is opened
         self.disk_uuid = NO_UUID  # read with it, or chosen at the start when the disk is empty
-        self._budgets = Budgets.for_node(options.raft)  # what all logs here share; fixed
+        self._budgets = Budgets.for_node(  # what all logs here share; fixed
+            options.raft, cold_read_rate=options.cold_read_rate
+        )
         self._waiting = Budget(WAITERS_MAX)  # who waits at the end of any of them; fixed
         # What is served, by group; another object whenever a log comes or goes: it may be looped over.
         self.logs: Mapping[int, ServedLog] = {}
@@ -501,6 +503,7 @@ class Node(Service):
         """Go on with other settings: bounds, rates and times count at once, the rest not before a start."""
         self.options = options
         self._budgets.under_way.resize(options.raft.proposals_size_max)
+        self._budgets.cold_reads.change(options.cold_read_rate)
         if self._named is not None:
             self._named.hosted.keep_deleted_seconds = options.keep_deleted_seconds
         for log in self.logs.values():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from loghouse.gossip.members import MemberKey, MemberView
-from loghouse.limits import REPLICAS_PER_NODE_DEFAULT
+from loghouse.limits import COLD_READ_RATE_DEFAULT, REPLICAS_PER_NODE_DEFAULT
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import Retention
@@ -27,9 +27,9 @@ class NodeOptions:
     """What a node must be told.
 
     Addresses are for `servers`, sizes in bytes, `scrub_rate` in bytes a second (0: sealed segments are read
-    only when somebody asks for them). `host` and `rack` are empty where node.yaml does not name them; the
-    files of a log that was deleted are kept for `keep_deleted_seconds`. `tracer` makes spans of appends;
-    None: nobody traces.
+    only when somebody asks for them), `cold_read_rate` too (0: reads do not give way to appends). `host` and
+    `rack` are empty where node.yaml does not name them; the files of a log that was deleted are kept for
+    `keep_deleted_seconds`. `tracer` makes spans of appends; None: nobody traces.
     """
 
     name: str
@@ -49,6 +49,7 @@ class NodeOptions:
     retention: Retention = field(default_factory=Retention)
     raft: RaftConfig = LAN
     scrub_rate: int = 0
+    cold_read_rate: int = COLD_READ_RATE_DEFAULT
     metrics: Metrics = NO_METRICS
     tracer: Tracer | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loghouse.limits import CACHES_SIZE_MAX, CATCH_UP_RATE
+from loghouse.limits import CACHES_SIZE_MAX, CATCH_UP_RATE, COLD_READ_RATE_DEFAULT
 from loghouse.raft.config import RaftConfig
 from loghouse.replica.cold_reads import ColdReads
 from loghouse.replica.under_way import UnderWay
@@ -27,12 +27,12 @@ class Budgets:
     scrubbing: Pace
 
     @classmethod
-    def for_node(cls, raft: RaftConfig) -> Budgets:
+    def for_node(cls, raft: RaftConfig, *, cold_read_rate: int = COLD_READ_RATE_DEFAULT) -> Budgets:
         """Return the budgets of a node whose logs have these bounds."""
         return cls(
             UnderWay(raft.proposals_size_max),
             Budget(CACHES_SIZE_MAX),
-            ColdReads(),
+            ColdReads(cold_read_rate),
             Pace(CATCH_UP_RATE),
             Pace(1.0),
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar, cast
 
 from loghouse.limits import (
-    COLD_READ_RATE,
+    COLD_READ_RATE_DEFAULT,
     COLD_READ_SECONDS_MAX,
     COLD_READ_SIZE,
     MIB,
@@ -34,11 +34,16 @@ EARNED_SIZE_KEPT: Final = 1 * MIB
 class ColdReads:
     """The pace of reads that are far behind, of all logs of a node."""
 
-    def __init__(self) -> None:
-        self._pace = Pace(COLD_READ_RATE)  # of what is read beyond what was earned
+    def __init__(self, rate: int = COLD_READ_RATE_DEFAULT) -> None:
+        """Begin while nothing is appended. `rate` is bytes a second; 0: reads never give way."""
+        self._pace = Pace(rate)  # of what is read beyond what was earned
         self._writing_count = 0  # groups of entries that are with a disk
         self._written_at = float("-inf")  # when the last of them was durable
         self._earned = 0  # bytes that may be read at once, for what was appended
+
+    def change(self, rate: int) -> None:
+        """Have another rate from now on; what waits, waits on."""
+        self._pace.rate = rate
 
     # --- what is appended -----------------------------------------------------------------
 
@@ -55,8 +60,9 @@ class ColdReads:
     # --- what is read ---------------------------------------------------------------------
 
     def must_give_way(self, now: float) -> bool:
-        """Whether appends are under way."""
-        return self._writing_count > 0 or now - self._written_at < QUIET_SECONDS
+        """Whether appends are under way, and reads give way at all."""
+        is_appending = self._writing_count > 0 or now - self._written_at < QUIET_SECONDS
+        return is_appending and self._pace.rate > 0
 
     def size_max(self, size: int, now: float) -> int:
         """Return how much of `size` bytes to read at once; the first entry comes whole all the same."""

@@ -578,6 +578,7 @@ def _node_options(config: NodeConfig, metrics: Metrics, tracer: Tracer | None) -
         segment_size=config.storage.segment_size,
         reserve_size=config.storage.reserve_size,
         scrub_rate=config.storage.scrub_rate,
+        cold_read_rate=config.storage.cold_read_rate,
         keep_deleted_seconds=config.storage.keep_deleted_seconds,
         host=config.host,
         rack=config.rack,

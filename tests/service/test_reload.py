@@ -205,13 +205,14 @@ class SettingsTests(ServiceCase):
         told = self.note_lines()
         self.rewrite(
             "limits: {record_bytes_max: 64KiB, proposals_bytes_max: 16MiB}",
-            "storage: {scrub_rate: 0, keep_deleted: 1h}",
+            "storage: {scrub_rate: 0, cold_read_rate: 0, keep_deleted: 1h}",
             "logging: {level: debug}",
             "shutdown: {drain_seconds: 3}",
         )
         report = await service.reload("ann")
         lines = (
             "storage.scrub_rate: 4MiB -> 0",
+            "storage.cold_read_rate: 32MiB -> 0",
             "storage.keep_deleted: 86400 -> 3600",
             "limits.record_bytes_max: 1MiB -> 64KiB",
             "limits.proposals_bytes_max: 64MiB -> 16MiB",
@@ -219,7 +220,7 @@ class SettingsTests(ServiceCase):
             "shutdown.drain_seconds: 10 -> 3",
         )
         self.assertEqual((report.changed, report.waiting, report.warnings), (lines, (), ()))
-        self.assertIn("settings were read again, asked for by ann: 6 changed, 0 wait for a restart", told)
+        self.assertIn("settings were read again, asked for by ann: 7 changed, 0 wait for a restart", told)
         self.assertEqual(
             set(told) & {f"settings: {line}" for line in lines}, {f"settings: {x}" for x in lines}
         )
@@ -230,6 +231,8 @@ class SettingsTests(ServiceCase):
         self.assertEqual(replica.driver.raft.config.proposals_size_max, 16 * MIB)
         self.assertEqual(node._budgets.under_way.ledger.quota[1:], (16 * MIB, 12 * MIB))
         self.assertEqual(replica.damage_control.scrubber.rate, 0)
+        replica.cold_reads.write_began()
+        self.assertFalse(replica.cold_reads.must_give_way(0.0))
         self.assertEqual(node._named.hosted.keep_deleted_seconds, 3600)
         self.assertEqual((node.options.drain_seconds, service._config.shutdown.drain_seconds), (3, 3))
         connection = await self.connect()
