@@ -344,8 +344,8 @@ class LingerTests(SynchronousTestCase):
     """How long a door with timers waits behind an entry when there are several callers."""
 
     def test_seconds(self):
-        """A quarter of a millisecond for each caller from six on, eight milliseconds at most."""
-        for count, seconds in ((6, 0.0015), (7, 0.00175), (32, 0.008), (33, 0.008), (100, 0.008)):
+        """A quarter of a millisecond for each caller from six on, sixteen milliseconds at most."""
+        for count, seconds in ((6, 0.0015), (7, 0.00175), (64, 0.016), (65, 0.016), (100, 0.016)):
             clock, settle = Clock(), []
             coalescer = Coalescer(
                 lambda _, appended, failed, settle=settle: settle.append(failed),
