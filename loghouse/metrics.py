@@ -80,11 +80,12 @@ class GroupTally:
 class ReadTally:
     """What was read of logs for clients and for other nodes."""
 
-    __slots__ = ("bytes_by_map", "bytes_by_pread", "reads_by_map", "reads_by_pread")
+    __slots__ = ("bytes_by_map", "bytes_by_pread", "held_seconds", "reads_by_map", "reads_by_pread")
 
     def __init__(self) -> None:
         self.reads_by_map = self.reads_by_pread = 0
         self.bytes_by_map = self.bytes_by_pread = 0
+        self.held_seconds = 0.0  # that reads far behind gave way to appends, all together
 
 
 class Tallies:

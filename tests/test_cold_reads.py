@@ -15,6 +15,7 @@ from loghouse.limits import (
     KIB,
     MIB,
 )
+from loghouse.metrics import ReadTally
 from loghouse.node.reads import LogReads
 from loghouse.protocol.record_filter import RecordFilter
 from loghouse.protocol.record_range import RecordRange
@@ -172,6 +173,7 @@ class ReadsCase(SynchronousTestCase):
 
     def setUp(self):
         self.clock, self.readers, self.log, self.cold = Clock(), ManualQueue(), LogOfThree(), ColdReads()
+        self.tally = ReadTally()
         driver = SimpleNamespace(lowest_offset=0, readable_offset=300, readable_index=300)
         self.reads = LogReads(
             self.readers,
@@ -181,6 +183,7 @@ class ReadsCase(SynchronousTestCase):
             read_failed=lambda error: error,
             cold_reads=self.cold,
             scheduler=self.clock,
+            tally=self.tally,
         )
         self.cold.write_began()
 
@@ -210,6 +213,7 @@ class FetchTests(ReadsCase):
             wait = self.wait_seconds(done)
             self.assertEqual(len(self.successResultOf(done).frames), COLD_READ_SIZE)
             self.assertApproximates(wait, at_rate(COLD_READ_SIZE) if number else 0.0, 0.00011)
+        self.assertApproximates(self.tally.held_seconds, 3 * at_rate(COLD_READ_SIZE), 0.0005)
         self.cold.write_ended(0, self.clock.seconds())
         self.clock.advance(2 * QUIET_SECONDS)
         for offset in (4, 5):

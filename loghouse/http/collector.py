@@ -155,6 +155,7 @@ def _tallied(counters: Counters) -> Iterator[Sample]:
     yield "loghouse_reads_total", ("pread",), reads.reads_by_pread
     yield "loghouse_read_bytes_total", ("map",), reads.bytes_by_map
     yield "loghouse_read_bytes_total", ("pread",), reads.bytes_by_pread
+    yield "loghouse_read_held_seconds_total", (), reads.held_seconds
 
 
 def _appends(api: str, tally: DoorTally) -> Iterator[Sample]:

@@ -72,6 +72,9 @@ TABLE: Final[Mapping[str, Described]] = {
         COUNTER, "Reads of a log, from the map of its active segment or by pread.", "source"
     ),
     "loghouse_read_bytes_total": _metric(COUNTER, "Bytes of those reads.", "source"),
+    "loghouse_read_held_seconds_total": _metric(
+        COUNTER, "Seconds that reads far behind gave way to appends."
+    ),
     # --- what is served ---------------------------------------------------------------------
     "loghouse_ready": _metric(GAUGE, "1 while /readyz says so."),
     "loghouse_hindered_logs": _metric(GAUGE, "Logs that are not served as they should be.", "reason"),

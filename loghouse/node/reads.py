@@ -115,6 +115,8 @@ class LogReads:
 
         if not seconds:
             return run_on(self._readers, work).addCallback(count)
+        if self._tally is not None:
+            self._tally.held_seconds += seconds
         turn: Deferred[object] = deferLater(scheduler, seconds)
         return turn.addCallback(lambda _: run_on(self._readers, work)).addCallback(count)
 
