@@ -34,6 +34,7 @@ STILL = {
     "loghouse_disk_size_bytes": "of a disk",
     "loghouse_log_retention_bytes": "until somebody alters the log",
     "loghouse_log_retention_seconds": "until somebody alters the log",
+    "loghouse_read_held_seconds_total": "when somebody reads what is three segments behind, beside appends",
     "loghouse_scrub_passes_total": "a minute after the start, and once a day",
     "loghouse_scrub_bytes_total": "a minute after the start",
     "loghouse_scrub_pass_ratio": "a minute after the start",
