@@ -290,6 +290,21 @@ class LiveTests(ConsoleCase):
         self.wait(page, f"document.querySelector('.facts dd').textContent === '{name}'")
 
     @long
+    def test_late_page(self):
+        """Records that were asked for before a live tail began, and come after it did, are not shown."""
+        page = self.open("#/")
+        held = []
+        page.route("**/records?*", lambda route: held.append(route))
+        page.goto(page.url.replace("#/", "#/logs/payments"))
+        page.click("button:has-text('Live tail')")
+        self.wait(page, "document.querySelectorAll('button.open').length === 50")
+        with page.expect_response("**/records?*"):
+            held[0].continue_()
+        page.wait_for_timeout(500)
+        offsets = [int(one) for one in page.locator("button.open").all_inner_texts()]
+        self.assertEqual(offsets, list(range(offsets[0], offsets[0] + 50)))
+
+    @long
     def test_own_node_lost(self):
         """A page says that its node is gone, and goes on when it is back; so does a live tail."""
         self.may_lose = True

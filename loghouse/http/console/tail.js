@@ -48,6 +48,7 @@ class TailPanel {
     Object.assign(this, { name, format: "text", records: [], queue: [], source: null, timer: null, retry: null });
     this.isPaused = false;
     this.lastId = null;
+    this.asked = 0; // counts what is to be shown: an answer to what was asked before it comes too late
     this.reset();
     this.element = this.build();
   }
@@ -108,8 +109,10 @@ class TailPanel {
   }
 
   async show(query) {
+    const asked = ++this.asked;
     try {
       const page = await ask(`${logPath(this.name)}/records`, { ...query, value_size_max: PREVIEW });
+      if (asked !== this.asked) return;
       this.records = page.records;
       this.lowest = page.bounds.lowest;
       this.nextOffset = page.next_offset;
@@ -120,7 +123,7 @@ class TailPanel {
       this.older.hidden = !(shown.length && shown[0].offset > page.bounds.lowest);
       this.newer.hidden = !(shown.length && page.next_offset < page.bounds.next);
     } catch (error) {
-      this.say([error instanceof Refusal ? `${error.message}. ${error.problem.remedy ?? ""}` : "The node does not answer; try again."]);
+      if (asked === this.asked) this.say([error instanceof Refusal ? `${error.message}. ${error.problem.remedy ?? ""}` : "The node does not answer; try again."]);
     }
   }
 
@@ -172,6 +175,7 @@ class TailPanel {
   toggleLive() { if (this.timer) this.stopLive(); else this.startLive(); }
 
   startLive() {
+    this.asked += 1;
     this.reset();
     this.records = [];
     this.queue = [];
