@@ -47,9 +47,10 @@ class GroupWrite(SyncedWork):
                 self._flush(entries)
                 self._steps.append(partial(log.truncate_suffix, ready.truncate_after))
             entries.extend(ready.entries)
-        # Nothing but a few entries: the others of a round do not wait long for it.
-        self.may_share = not self._steps and sum([entry.size for entry in entries]) <= SHARED_SIZE_MAX
+        has_other_steps = bool(self._steps)
         self._flush(entries)
+        # Nothing but a few entries: the others of a round do not wait long for it.
+        self.may_share = not has_other_steps and self.size <= SHARED_SIZE_MAX
 
     def _flush(self, entries: list[Entry]) -> None:
         if entries:

@@ -34,7 +34,7 @@ WIRE: Final = Struct(
     Terminated,
 )
 _HEAD: Final = struct.Struct(">8sHHI")  # what stands before the state; a test holds it equal to `WIRE`
-_OVERHEAD: Final = 8 + 2 + 2 + 4 + 4
+_OVERHEAD: Final = _HEAD.size + 4  # and the CRC
 
 
 def encode_state_file(magic: bytes, seed: int, state: LogState, flags: int = 0) -> bytes:

@@ -117,7 +117,7 @@ SHARED = (
         "votes-share-a-round",
         "many logs: a hundred elections wait for each other's votes",
         "Writes with syncs of their own in them share rounds, too.",
-        ("loghouse.replica.group_write:GroupWrite.__init__", "not self._steps and ", ""),
+        ("loghouse.replica.group_write:GroupWrite.__init__", "not has_other_steps and ", ""),
         by="test_replica_parts:GroupWriteTests.test_may_share",
     ),
     bug(
