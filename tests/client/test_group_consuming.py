@@ -406,13 +406,17 @@ class RefusalTests(GroupCase):
         async with self.member(on_trimmed="earliest") as consumer:
             self.assertEqual(await self.take(consumer, 1), [(LOGS[0], 2, b"c")])
 
+    def deny(self):
+        """Have every node refuse what is asked of its logs."""
+        for node in self.cluster_.nodes:
+            for log in node.logs.values():
+                log._node.failure = PermissionDeniedError("root", "consume", LOGS[0])
+
     @asynchronous
     async def test_denied(self):
         """What asking again will not help ends the iteration."""
         await self.begin(LOGS[:1])
-        for node in self.cluster_.nodes:
-            for log in node.logs.values():
-                log._node.failure = PermissionDeniedError("root", "consume", LOGS[0])
+        self.deny()
         async with self.member() as consumer:
             await self.raises(PermissionDeniedError, self.take(consumer, 1))
             with self.assertRaises(PermissionDeniedError):
@@ -422,9 +426,7 @@ class RefusalTests(GroupCase):
     async def test_failed_and_dropped(self):
         """What a member failed by, and raises each time, does not keep it once nobody has it any more."""
         await self.begin(LOGS[:1])
-        for node in self.cluster_.nodes:
-            for log in node.logs.values():
-                log._node.failure = PermissionDeniedError("root", "consume", LOGS[0])
+        self.deny()
         consumer = await self.member().__aenter__()
         await self.raises(PermissionDeniedError, self.take(consumer, 1))
         left = weakref.ref(consumer)

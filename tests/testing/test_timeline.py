@@ -9,6 +9,7 @@ from bench.inside import timestamps
 from bench.timeline_figure import LANES, draw, typical
 from bench.timeline_notes import (
     CLIENT,
+    DISK_PLACES,
     FOLLOWERS,
     LEADER,
     STAGES,
@@ -25,21 +26,12 @@ from bench.timeline_notes import (
 )
 
 ONE, TWO = FOLLOWERS  # members 2 and 3; the leader is member 1
-DISK = (
-    "disk's thread begins",
-    "written",
-    "sync begins",
-    "sync ends",
-    "watermark written",
-    "disk's thread done",
-    "back on the loop",
-)
 
 
 def disk(moment, last, count):
     """The way of a group to the disk and back, a nanosecond for each place."""
     notes = [Note(moment, "given to the disk", (last, count))]
-    return notes + [Note(moment + 1 + step, place) for step, place in enumerate(DISK)]
+    return notes + [Note(moment + 1 + step, place) for step, place in enumerate(DISK_PLACES)]
 
 
 def run_of(entry_count, *, period=1000):
