@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import tempfile
 from datetime import UTC, datetime, timedelta
 from unittest import mock
 
@@ -342,7 +343,10 @@ class BindTests(DoorCase):
         """The same door on a Unix socket asks for certificates just the same."""
         credentials = Credentials(self.tls_paths())
         server = GrpcServer(self.node, self.authorizer, clock=self.wall_clock, credentials=credentials)
-        path = f"unix:{self.directory.resolve()}/s"
+        # Not below the checkout: the path of a socket has 107 bytes at most.
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = f"unix:{folder.name}/s"
         server.bind(path)
         await server.start()
         self.closers.append(lambda: server.stop(0))
